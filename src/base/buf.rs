@@ -1,0 +1,231 @@
+//! Chunks: byte buffers lent by a pool of the current thread and given back by dropping them.
+//!
+//! A chunk is a fixed allocation with a filled window `start..end`. Reading appends behind the window, consuming moves its
+//! start. Chunks never move between threads with their pool: one dropped elsewhere joins that thread's pool.
+
+use std::cell::RefCell;
+
+use crate::base::limits;
+
+/// A buffer lent by the thread's pool. The allocation is zeroed once and never shrinks.
+#[derive(Debug)]
+pub struct Chunk {
+    bytes: Vec<u8>, // len == capacity, always
+    start: usize,
+    end: usize,
+}
+
+impl Chunk {
+    /// Lends a chunk for heads and small bodies ([`limits::CHUNK_SMALL_BYTES`]).
+    pub fn small() -> Self {
+        Self::lend(limits::CHUNK_SMALL_BYTES)
+    }
+
+    /// Lends a chunk for large bodies ([`limits::CHUNK_LARGE_BYTES`]).
+    pub fn large() -> Self {
+        Self::lend(limits::CHUNK_LARGE_BYTES)
+    }
+
+    /// Lends a chunk of at least `bytes`. Sizes other than the two pooled ones are allocated.
+    pub fn with_capacity(bytes: usize) -> Self {
+        if bytes <= limits::CHUNK_SMALL_BYTES {
+            Self::small()
+        } else {
+            Self::lend(bytes)
+        }
+    }
+
+    /// A chunk without memory, to stand where one was taken out.
+    pub const fn empty() -> Self {
+        Self { bytes: Vec::new(), start: 0, end: 0 }
+    }
+
+    fn lend(bytes: usize) -> Self {
+        let pooled = POOL.try_with(|pool| pool.borrow_mut().take(bytes)).ok().flatten();
+        let bytes = pooled.unwrap_or_else(|| vec![0; bytes]);
+        Self { bytes, start: 0, end: 0 }
+    }
+
+    /// Bytes in the window.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// True when the window holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Bytes of the whole allocation.
+    pub fn capacity(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes that still fit behind the window.
+    pub fn room(&self) -> usize {
+        self.bytes.len() - self.end
+    }
+
+    /// The window.
+    pub fn filled(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// The window, writable.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Where the window begins in the allocation, in bytes.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
+    /// The free bytes behind the window; call [`Chunk::advance`] after writing to them.
+    pub fn room_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Takes `n` bytes written behind the window into it (clamped to the room).
+    pub fn advance(&mut self, n: usize) {
+        self.end += n.min(self.room());
+    }
+
+    /// Drops `n` bytes from the front of the window (clamped to its length). An emptied window starts over at 0.
+    pub fn consume(&mut self, n: usize) {
+        self.start += n.min(self.len());
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    /// Shortens the window to its first `n` bytes.
+    pub fn truncate(&mut self, n: usize) {
+        self.end = self.start + n.min(self.len());
+    }
+
+    /// Empties the window.
+    pub fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    /// Appends `data` if all of it fits; says whether it did.
+    #[must_use]
+    pub fn append(&mut self, data: &[u8]) -> bool {
+        match self.bytes.get_mut(self.end..self.end + data.len()) {
+            Some(room) => {
+                room.copy_from_slice(data);
+                self.end += data.len();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Moves the window to the front of the allocation, so that all free bytes lie behind it.
+    pub fn compact(&mut self) {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+    }
+
+    /// Grows the allocation to at least `bytes`, keeping the window (one copy).
+    pub fn grow(&mut self, bytes: usize) {
+        if bytes > self.capacity() {
+            let mut larger = Self::lend(bytes);
+            let _fits = larger.append(self.filled());
+            *self = larger;
+        }
+    }
+
+    /// Pointer and length of the free bytes, for an operation in flight. `net` alone uses it.
+    pub(crate) fn room_ptr(&mut self) -> (*mut u8, usize) {
+        let room = self.room_mut();
+        (room.as_mut_ptr(), room.len())
+    }
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if self.bytes.is_empty() {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        let _gone = POOL.try_with(|pool| pool.borrow_mut().give_back(bytes));
+    }
+}
+
+#[derive(Default)]
+struct Pool {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::new(Pool::default());
+}
+
+impl Pool {
+    fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
+        match bytes {
+            limits::CHUNK_SMALL_BYTES => self.small.pop(),
+            limits::CHUNK_LARGE_BYTES => self.large.pop(),
+            _ => None,
+        }
+    }
+
+    fn give_back(&mut self, bytes: Vec<u8>) {
+        let (list, kept) = match bytes.len() {
+            limits::CHUNK_SMALL_BYTES => (&mut self.small, limits::CHUNK_SMALL_KEPT),
+            limits::CHUNK_LARGE_BYTES => (&mut self.large, limits::CHUNK_LARGE_KEPT),
+            _ => return,
+        };
+        if list.len() < kept {
+            list.push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_moves_and_starts_over() {
+        let mut chunk = Chunk::small();
+        assert!(chunk.append(b"hello world"));
+        chunk.consume(6);
+        assert_eq!(chunk.filled(), b"world");
+        chunk.compact();
+        assert_eq!((chunk.start(), chunk.filled()), (0, &b"world"[..]));
+        chunk.consume(99);
+        assert!(chunk.is_empty());
+        assert_eq!(chunk.room(), chunk.capacity());
+    }
+
+    #[test]
+    fn a_dropped_chunk_is_lent_again() {
+        let pointer = Chunk::large().room_ptr().0;
+        assert_eq!(Chunk::large().room_ptr().0, pointer);
+    }
+
+    #[test]
+    fn append_refuses_what_does_not_fit_and_grow_makes_room() {
+        let mut chunk = Chunk::small();
+        let filler = vec![b'x'; chunk.capacity()];
+        assert!(chunk.append(&filler));
+        assert!(!chunk.append(b"y"));
+        chunk.grow(filler.len() + 1);
+        assert!(chunk.append(b"y"));
+        assert_eq!(chunk.len(), filler.len() + 1);
+    }
+}

@@ -1,0 +1,75 @@
+//! Counters of one worker: plain increments on lines that only their worker writes; the coordinator reads them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::base::limits;
+
+/// A counter or gauge written by one thread and read by any. No read-modify-write instruction is used.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `n`. Only the owning worker may call it.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Takes `n` off. Only the owning worker may call it.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    /// Sets the value. Only the owning worker may call it.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// Reads it, from any thread.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker counts. Aligned so that no line is shared with another worker's.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    /// Client connections accepted.
+    pub accepted: Count,
+    /// Client connections now open.
+    pub connections: Count,
+    /// Of those, waiting for a request.
+    pub idle: Count,
+    /// Of those, WebSocket tunnels.
+    pub tunnels: Count,
+    /// Connections refused at the limit.
+    pub refused: Count,
+    /// Requests begun.
+    pub requests: Count,
+    /// Exchanges by reason, indexed by `Reason as usize` (`proto::message::Reason::ALL`).
+    pub reasons: [Count; limits::REASONS_MAX],
+    /// Upstream connections opened.
+    pub upstream_connects: Count,
+    /// Upstream connections now open, idle ones included.
+    pub upstream_connections: Count,
+    /// Requests that found a pooled connection.
+    pub pool_hits: Count,
+    /// Requests that did not.
+    pub pool_misses: Count,
+    /// Upstream tries after the first.
+    pub retries: Count,
+    /// Tasks that panicked; each cost one connection.
+    pub panics: Count,
+    /// Access log lines dropped because the writer was behind.
+    pub log_dropped: Count,
+    /// Access log lines written.
+    pub log_lines: Count,
+    /// Turns of the sweeper.
+    pub sweeps: Count,
+    /// Longest delay of the sweeper behind its schedule since the last scrape, in microseconds.
+    pub loop_lag_us_max: Count,
+    /// Bytes received from clients.
+    pub bytes_in: Count,
+    /// Bytes sent to clients.
+    pub bytes_out: Count,
+}

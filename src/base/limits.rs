@@ -1,0 +1,42 @@
+//! Every constant bound of the product, by name. What a user may change is in `config::gateway` and only defaulted here.
+
+/// Bytes of a chunk lent for heads and small bodies.
+pub const CHUNK_SMALL_BYTES: usize = 16 * 1024;
+/// Bytes of a chunk lent once a body has shown to be large.
+pub const CHUNK_LARGE_BYTES: usize = 256 * 1024;
+/// Small chunks a worker keeps for reuse; more are given back to the allocator.
+pub const CHUNK_SMALL_KEPT: usize = 4096;
+/// Large chunks a worker keeps for reuse.
+pub const CHUNK_LARGE_KEPT: usize = 32;
+/// Default bytes of a request head (`gateway.limits.header_bytes`).
+pub const HEADER_BYTES: usize = 32 * 1024;
+/// Upper bound a user may give for a head; spans are 32 bits and chunks are copied while they grow.
+pub const HEADER_BYTES_MAX: usize = 1024 * 1024;
+/// Default number of request fields (`gateway.limits.headers`).
+pub const HEADERS: usize = 100;
+/// Upper bound a user may give for the number of fields; the parser keeps this many on its stack.
+pub const HEADERS_MAX: usize = 256;
+/// Default bytes of a request target (`gateway.limits.uri_bytes`).
+pub const URI_BYTES: usize = 8 * 1024;
+/// Bytes of an upstream's response head.
+pub const UPSTREAM_HEADER_BYTES: usize = 64 * 1024;
+/// Interim (1xx) responses passed or skipped before a final one.
+pub const INTERIM_RESPONSES: usize = 32;
+/// Bytes of one chunk-size line with its extensions.
+pub const CHUNK_LINE_BYTES: usize = 1024;
+/// Bytes of a trailer section.
+pub const TRAILER_BYTES: usize = 8 * 1024;
+/// Response body bytes a plugin may collect when it names no bound of its own (APISIX `max_resp_body_size`).
+pub const COLLECT_BYTES: usize = 64 * 1024 * 1024;
+/// Upstream tries of one exchange, whatever `retries` says.
+pub const TRIES_MAX: usize = 32;
+/// Nodes of one upstream.
+pub const NODES_MAX: usize = 4096;
+/// Room for exchange reasons in a worker's counters; `proto::message::Reason` has fewer.
+pub const REASONS_MAX: usize = 32;
+/// Messages waiting for a worker.
+pub const INBOX_MESSAGES: usize = 1024;
+/// Bytes of access log a worker gathers before handing them to the writer.
+pub const LOG_BATCH_BYTES: usize = 64 * 1024;
+/// Batches of access log waiting for the writer, per process; past it lines are dropped and counted.
+pub const LOG_BATCHES_WAITING: usize = 256;

@@ -1,0 +1,7 @@
+//! Floor 0: what everything stands on, without policy.
+
+pub mod buf;
+pub mod clock;
+pub mod count;
+pub mod error;
+pub mod limits;

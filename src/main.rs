@@ -1,0 +1,5 @@
+//! Arguments to a command; nothing else.
+
+fn main() -> std::process::ExitCode {
+    ringway::cli::main()
+}

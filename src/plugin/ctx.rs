@@ -1,0 +1,255 @@
+//! What a plugin sees of an exchange. Never a protocol: heads, variables, and the ways to end or bend the exchange.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::consumers::{Consumers, Identity};
+use crate::base::clock::Tick;
+use crate::proto::message::{Reason, RequestHead, ResponseHead};
+
+/// One exchange, from its route match to its log line.
+pub struct Ctx<'e> {
+    /// The request; plugins edit its fields.
+    pub request: &'e mut RequestHead,
+    /// The response; valid from `header_filter` on.
+    pub response: &'e mut ResponseHead,
+    /// The connection it came by.
+    pub conn: &'e ConnInfo,
+    /// Address of the client after real-ip; `None` on a Unix socket.
+    pub remote_ip: Option<IpAddr>,
+    /// Port of the client after real-ip.
+    pub remote_port: u16,
+    /// The route, once one matched.
+    pub route: Option<&'e RouteInfo>,
+    /// Captures of the matched path pattern: (name, value).
+    pub captures: Vec<(Box<str>, Vec<u8>)>,
+    /// The consumers of this epoch.
+    pub consumers: &'e Consumers,
+    /// Who the client is, once an auth plugin attached a consumer.
+    pub consumer: Option<Arc<Identity>>,
+    /// What the upstream gets instead of what the client sent.
+    pub outgoing: Outgoing,
+    /// Upstream tries so far, in order.
+    pub tries: Vec<Try>,
+    /// What was sent to the client.
+    pub sent: Sent,
+    /// What becomes of the response's body; see [`Ctx::replace_body`] and [`Ctx::collect_body`].
+    pub body_plan: BodyPlan,
+    /// When the request's first byte was read.
+    pub started: Tick,
+    /// Who made the response.
+    pub source: Source,
+    /// How it ended.
+    pub reason: Reason,
+    /// Bytes of the request as received, head and body.
+    pub request_bytes: u64,
+    /// 32 hex digits, made on first use.
+    pub request_id: std::cell::OnceCell<[u8; 32]>,
+    /// Epoch the request began with.
+    pub epoch: u64,
+    /// Index of the worker.
+    pub worker: u16,
+}
+
+/// The client's connection.
+#[derive(Debug)]
+pub struct ConnInfo {
+    /// TCP peer, or the source of the PROXY header; `None` on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// Local address; `None` on a Unix socket.
+    pub local: Option<SocketAddr>,
+    /// Source given by a PROXY header.
+    pub proxy_protocol: Option<SocketAddr>,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Requests served on it, this one included.
+    pub requests: std::cell::Cell<u64>,
+}
+
+/// What matched, as plugins, logs and metrics name it.
+#[derive(Debug, Default)]
+pub struct RouteInfo {
+    /// Route id.
+    pub id: Arc<str>,
+    /// Route name.
+    pub name: Option<Arc<str>>,
+    /// Service id.
+    pub service_id: Option<Arc<str>>,
+    /// Service name.
+    pub service_name: Option<Arc<str>>,
+    /// The patterns of the route's paths, in its order (`uri_param__path` and `matched_uri` are the one that matched).
+    pub uris: Vec<String>,
+    /// The route's hosts.
+    pub hosts: Vec<String>,
+    /// Number of this route among all ever compiled: an index for per-worker state that needs no hash.
+    pub slot: u32,
+}
+
+/// Edits to what the upstream gets.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    /// Path and query, sent as it is (APISIX `upstream_uri`).
+    pub uri: Option<Vec<u8>>,
+    /// Host (applies with `pass_host: pass`).
+    pub host: Option<Vec<u8>>,
+    /// Method text.
+    pub method: Option<Vec<u8>>,
+    /// Values of `$0`, `$1`... of proxy-rewrite's `regex_uri`.
+    pub regex_captures: Vec<Vec<u8>>,
+}
+
+/// One upstream try.
+#[derive(Clone, Copy, Debug)]
+pub struct Try {
+    /// The node; `None` for a Unix socket.
+    pub node: Option<SocketAddr>,
+    /// Status the try ended with: the upstream's, or 502/504.
+    pub status: u16,
+    /// Until the connection was there; zero when it was pooled.
+    pub connect: Duration,
+    /// Until the response's head; `None` if none came.
+    pub header: Option<Duration>,
+    /// Until the try was over.
+    pub total: Duration,
+    /// Bytes sent to the node.
+    pub bytes_sent: u64,
+    /// Bytes received from the node.
+    pub bytes_received: u64,
+}
+
+/// What was sent to the client.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    /// Status sent (499 when the client left first).
+    pub status: u16,
+    /// Bytes with the head.
+    pub bytes: u64,
+    /// Bytes of the body, framing left out.
+    pub body_bytes: u64,
+    /// Time from first byte read to the end.
+    pub total: Duration,
+}
+
+/// What becomes of the response's body.
+#[derive(Debug, Default)]
+pub enum BodyPlan {
+    /// It streams.
+    #[default]
+    Stream,
+    /// It is collected up to a bound and filtered once.
+    Collect(usize),
+    /// It is dropped and this goes out instead.
+    Replace(Vec<u8>),
+}
+
+/// Who made the response. APISIX `response_source`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Ringway (a plugin, a redirect, a 404); named `apisix` for its dashboards.
+    #[default]
+    Gateway,
+    /// The proxying failed before a response head; named `nginx` likewise.
+    Proxy,
+    /// The upstream.
+    Upstream,
+}
+
+impl Source {
+    /// The label's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "apisix",
+            Self::Proxy => "nginx",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// An answer of the gateway's own.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status.
+    pub status: u16,
+    /// Body.
+    pub body: AnswerBody,
+    /// Further fields.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Body of an [`Answer`].
+#[derive(Debug)]
+pub enum AnswerBody {
+    /// The error page for statuses from 300, nothing below.
+    Page,
+    /// These bytes, no newline added.
+    Text(Vec<u8>),
+    /// JSON and a newline.
+    Json(serde_json::Value),
+}
+
+impl Answer {
+    /// A status with its page.
+    pub fn page(status: u16) -> Self {
+        Self { status, body: AnswerBody::Page, headers: Vec::new() }
+    }
+
+    /// `{"message": TEXT}` with a newline.
+    pub fn message(status: u16, text: &str) -> Self {
+        Self { status, body: AnswerBody::Json(serde_json::json!({ "message": text })), headers: Vec::new() }
+    }
+
+    /// With one more field.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.headers.push((name.as_bytes().to_vec(), value.into()));
+        self
+    }
+}
+
+impl Ctx<'_> {
+    /// The response's body is dropped and `body` sent instead. Call in `header_filter`.
+    pub fn replace_body(&mut self, body: Vec<u8>) {
+        self.body_plan = BodyPlan::Replace(body);
+    }
+
+    /// The response's body is collected up to `limit` bytes and given to `body_filter` once. Call in `header_filter`.
+    pub fn collect_body(&mut self, limit: usize) {
+        if matches!(self.body_plan, BodyPlan::Stream) {
+            self.body_plan = BodyPlan::Collect(limit);
+        }
+    }
+
+    /// Attaches a consumer: sets `X-Consumer-Username`, `X-Credential-Identifier`, `X-Consumer-Custom-ID` (removing what
+    /// the client sent of them) and makes `consumer_name` and `consumer_group_id` readable. APISIX request.md §4.4.
+    pub fn attach_consumer(&mut self, identity: Arc<Identity>) {
+        let fields = &mut self.request.fields;
+        fields.set(b"X-Consumer-Username", identity.username.as_bytes());
+        match &identity.credential {
+            Some(id) => fields.set(b"X-Credential-Identifier", id.as_bytes()),
+            None => drop(fields.remove(b"X-Credential-Identifier")),
+        }
+        match &identity.custom_id {
+            Some(id) => fields.set(b"X-Consumer-Custom-ID", id.as_bytes()),
+            None => drop(fields.remove(b"X-Consumer-Custom-ID")),
+        }
+        self.consumer = Some(identity);
+    }
+}
+
+/// Owner of an exchange's reusable parts, kept by the connection's task between requests.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// Request head.
+    pub request: RequestHead,
+    /// Response head.
+    pub response: ResponseHead,
+    /// Kept allocation of [`Ctx::tries`].
+    pub tries: Vec<Try>,
+    /// Kept allocation of [`Ctx::captures`].
+    pub captures: Vec<(Box<str>, Vec<u8>)>,
+}
+
+/// Shared by all exchanges of a connection.
+pub type Conn = Rc<ConnInfo>;

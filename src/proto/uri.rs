@@ -1,0 +1,1 @@
+//! Request targets: one canonical path, made once (design.md §4).

@@ -1,0 +1,1 @@
+//! WebSocket handshake checks (RFC 6455 §4).

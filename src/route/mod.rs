@@ -1,0 +1,24 @@
+//! Floor 1: matching a request to a route. APISIX request.md §1; the index is reference/runtime.md §7 (chains on matchit).
+
+pub mod expr;
+
+use std::net::IpAddr;
+
+use crate::proto::message::Method;
+use crate::proto::vars::Vars;
+
+/// What matching looks at. All of it is canonical: the path decoded once, the host lower-cased without port.
+pub struct Ask<'a> {
+    /// Canonical path.
+    pub path: &'a [u8],
+    /// Canonical host; `_` if there was none.
+    pub host: &'a [u8],
+    /// The `Host` text as sent, port and case kept (for configured hosts that contain `:` in the uri modes).
+    pub authority: &'a [u8],
+    /// Method.
+    pub method: Method,
+    /// Client address after real-ip; `None` on a Unix socket.
+    pub remote_addr: Option<IpAddr>,
+    /// Everything else.
+    pub vars: &'a dyn Vars,
+}

@@ -1,0 +1,210 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::peers::Kind;
+
+/// Runs Ringway beside nginx, HAProxy and a bare TCP forwarder on equal terms.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Action,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Measure all peers side by side and write a report.
+    Compare(CompareArgs),
+    /// A comparison of less than two minutes that only shows that everything works; judges nothing.
+    Smoke(SmokeArgs),
+    /// Check syscalls and ring operations per request against recorded budgets; no clock is read.
+    Gate(GateArgs),
+    /// Send requests to one address and print rates and latencies.
+    Load(LoadArgs),
+    /// Serve HTTP/1.1: GET / (13 octets), /bytes/N, POST.
+    Backend(ListenArgs),
+    /// Forward TCP without reading it.
+    Floor(FloorArgs),
+}
+
+/// on or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Switch {
+    /// True for on.
+    pub fn on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// `compare`
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// Loads: names, or the sets default, quick, all; separated by commas.
+    #[arg(long, default_value = "default")]
+    pub workloads: String,
+    /// Peers: nginx, nginx-lua, haproxy, ringway, ringway-epoll, floor, direct; separated by commas, or all.
+    #[arg(long, default_value = "all")]
+    pub peers: String,
+    /// Interleaved rounds; a verdict needs 7.
+    #[arg(long, default_value_t = 7)]
+    pub rounds: usize,
+    /// Seconds of one measurement.
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Seconds of warm-up before it.
+    #[arg(long, default_value_t = 0.3)]
+    pub warmup: f64,
+    /// Each request is logged to a file on tmpfs, by all peers.
+    #[arg(long, value_enum, default_value = "on")]
+    pub access_log: Switch,
+    /// nginx and HAProxy set the forwarded headers that Ringway sets.
+    #[arg(long, value_enum, default_value = "on")]
+    pub forwarded: Switch,
+    /// nginx.
+    #[arg(long, default_value = "nginx")]
+    pub nginx: PathBuf,
+    /// HAProxy.
+    #[arg(long, default_value = "haproxy")]
+    pub haproxy: PathBuf,
+    /// Ringway; built with `cargo build --release` where not given.
+    #[arg(long)]
+    pub ringway: Option<PathBuf>,
+    /// CPU of the proxies.
+    #[arg(long, default_value_t = 0)]
+    pub proxy_cpu: usize,
+    /// CPU of backend and load.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+    /// Spread of the floor's CPU per request, (max - min) / median, beyond which a close ratio is left unsettled.
+    #[arg(long, default_value_t = 0.4)]
+    pub noise: f64,
+    /// Leave out the sample of syscalls.
+    #[arg(long)]
+    pub no_syscalls: bool,
+    /// Seed of the order of peers.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Directory of the report.
+    #[arg(long, default_value = "docs/performance")]
+    pub out: PathBuf,
+    /// Last part of the report's file name.
+    #[arg(long, default_value = "compare")]
+    pub label: String,
+}
+
+impl CompareArgs {
+    /// The peers asked for.
+    ///
+    /// # Errors
+    /// Names the word that is no peer.
+    pub fn kinds(&self) -> Result<Vec<Kind>, String> {
+        if self.peers == "all" {
+            return Ok(Kind::ALL.to_vec());
+        }
+        let word = |word: &str| Kind::ALL.into_iter().find(|k| k.name() == word).ok_or(format!("no peer {word}"));
+        self.peers.split(',').map(|w| word(w.trim())).collect()
+    }
+}
+
+/// `smoke`
+#[derive(Clone, Debug, Args)]
+pub struct SmokeArgs {
+    /// Ringway; left out where not given and not built.
+    #[arg(long)]
+    pub ringway: Option<PathBuf>,
+    /// Peers, as in compare.
+    #[arg(long, default_value = "all")]
+    pub peers: String,
+}
+
+/// `gate`
+#[derive(Clone, Debug, Args)]
+pub struct GateArgs {
+    /// Ringway; built with `cargo build --release` where not given.
+    #[arg(long)]
+    pub ringway: Option<PathBuf>,
+    /// The budgets.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/budgets.json"))]
+    pub budgets: PathBuf,
+    /// CPU of the proxy.
+    #[arg(long, default_value_t = 0)]
+    pub proxy_cpu: usize,
+    /// CPU of backend and load.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+}
+
+/// `backend`
+#[derive(Clone, Debug, Args)]
+pub struct ListenArgs {
+    /// Address; port 0 lets the kernel choose.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// Ends by itself after so many seconds.
+    #[arg(long, default_value_t = 86_400)]
+    pub seconds: u64,
+}
+
+/// `floor`
+#[derive(Clone, Debug, Args)]
+pub struct FloorArgs {
+    /// Where it listens.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+    /// Where it forwards to.
+    #[arg(long)]
+    pub upstream: SocketAddr,
+}
+
+/// `load`
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// Where to, such as 127.0.0.1:9080.
+    pub target: SocketAddr,
+    /// Connections.
+    #[arg(short, long, default_value_t = 64)]
+    pub connections: usize,
+    /// Seconds.
+    #[arg(short, long, default_value_t = 5.0)]
+    pub duration: f64,
+    /// Method.
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub method: String,
+    /// Request target.
+    #[arg(short, long, default_value = "/")]
+    pub path: String,
+    /// A header line; may be given again.
+    #[arg(short = 'H', long = "header")]
+    pub headers: Vec<String>,
+    /// Octets of the request's body.
+    #[arg(short, long, default_value_t = 0)]
+    pub body_bytes: usize,
+    /// A connection per request.
+    #[arg(long)]
+    pub close: bool,
+    /// Requests under way on a connection.
+    #[arg(long, default_value_t = 1)]
+    pub pipeline: usize,
+    /// Open loop: requests per second.
+    #[arg(short, long)]
+    pub rate: Option<f64>,
+    /// Length that each answer's body must have.
+    #[arg(long)]
+    pub expect_bytes: Option<u64>,
+    /// CPU to run on.
+    #[arg(long)]
+    pub cpu: Option<usize>,
+}

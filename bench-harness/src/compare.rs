@@ -1,0 +1,334 @@
+//! The comparison: every peer, every load, in interleaved rounds on two CPUs.
+//!
+//! A round starts every peer afresh (what differs from start to start is part of the spread), then runs each load through all of them one
+//! after the other, in an order drawn anew; so a ratio is always between figures a few seconds apart.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::args::CompareArgs;
+use crate::children::{Child, Scratch, free_address};
+use crate::load::{self, Errors, Mark};
+use crate::peers::{self, Kind, Peer, Running, Terms};
+use crate::procfs::{self, Cpu};
+use crate::syscalls::{self, Counts, Who};
+use crate::workload::{self, Workload};
+use crate::{host, report, stats, sys};
+
+/// One peer under one load in one round.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sample {
+    /// CPU per request, µs: all, user, kernel.
+    pub cpu: [f64; 3],
+    /// Share of its CPU that the peer used.
+    pub busy: f64,
+    /// Requests per second.
+    pub rate: f64,
+    /// From the sending, µs: p50, p90, p99, p99.9.
+    pub service: [f64; 4],
+    /// From the intended time, µs; open loop only.
+    pub scheduled: Option<[f64; 4]>,
+    /// Resident KiB at the end.
+    pub resident_kib: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// What went wrong.
+    pub errors: Errors,
+    /// Keepalive connections the peer closed.
+    pub reopened: u64,
+}
+
+/// One peer under one load.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Which.
+    pub kind: Kind,
+    /// By round; `None` where it was not measured or failed.
+    pub rounds: Vec<Option<Sample>>,
+    /// Calls per request by kind, and operations on the ring, from one sample outside the rounds.
+    pub syscalls: Option<(Counts, u64)>,
+}
+
+impl Row {
+    /// A figure of each round.
+    pub fn figures(&self, figure: impl Fn(&Sample) -> f64) -> Vec<Option<f64>> {
+        self.rounds.iter().map(|sample| sample.as_ref().map(&figure)).collect()
+    }
+}
+
+/// One load with all its rows.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Which.
+    pub workload: Workload,
+    /// By peer.
+    pub rows: Vec<Row>,
+}
+
+/// A whole run.
+pub struct Run {
+    /// When it began.
+    pub date: String,
+    /// The host.
+    pub host: Value,
+    /// Share of all CPU time that other guests took meanwhile.
+    pub stolen: f64,
+    /// The peers, with version and configuration.
+    pub peers: Vec<(Peer, String)>,
+    /// Peers asked for that are not there, and why.
+    pub left_out: Vec<String>,
+    /// The terms.
+    pub terms: Terms,
+    /// Seconds of one measurement.
+    pub seconds: f64,
+    /// The bound of the floor's spread.
+    pub noise_bound: f64,
+    /// The command line.
+    pub command: String,
+    /// By load.
+    pub tables: Vec<Table>,
+}
+
+/// Runs the comparison and writes the report.
+///
+/// # Errors
+/// Where a peer that is there does not come up, or the report can't be written.
+pub fn compare(args: &CompareArgs) -> io::Result<()> {
+    let run = measure(args)?;
+    let markdown = report::markdown(&run);
+    fs::create_dir_all(&args.out)?;
+    let name = format!("{}-{}", run.date[..16].replace(':', ""), args.label);
+    let (md, json) = (args.out.join(format!("{name}.md")), args.out.join(format!("{name}.json")));
+    fs::write(&md, &markdown)?;
+    fs::write(&json, serde_json::to_string_pretty(&report::json(&run))?)?;
+    println!("{markdown}\nwritten to {} and {}", md.display(), json.display());
+    Ok(())
+}
+
+/// Runs the comparison.
+///
+/// # Errors
+/// As [`compare`].
+pub fn measure(args: &CompareArgs) -> io::Result<Run> {
+    let workloads = workload::pick(&args.workloads).map_err(io::Error::other)?;
+    let scratch = Scratch::new("bench-harness")?;
+    let terms = Terms {
+        upstream: free_address()?,
+        directory: scratch.path().to_owned(),
+        access_log: args.access_log.on(),
+        forwarded: args.forwarded.on(),
+        cpu: args.proxy_cpu,
+        load_cpu: args.load_cpu,
+        connections: peers::connections(sys::raise_descriptors()),
+    };
+    let (found, left_out) = find_peers(args)?;
+    left_out.iter().for_each(|why| eprintln!("left out: {why}"));
+    let backend = start_backend(&terms, args.load_cpu)?;
+    sys::pin(args.load_cpu)?;
+    let (date, facts, before) = (host::now(), host::facts(), host::stolen());
+    let mut tables: Vec<Table> = workloads.iter().map(|w| Table { workload: *w, rows: rows(&found) }).collect();
+    let mut order = Shuffle(args.seed.unwrap_or_else(|| u64::from(std::process::id())));
+    for round in 0..args.rounds {
+        let mut running = start_all(&found, &terms)?;
+        for table in &mut tables {
+            order.shuffle(&mut running);
+            for (kind, peer) in &running {
+                let sample = sample(&table.workload, *kind, peer, backend.pid(), args);
+                note(round, args.rounds, &table.workload, *kind, sample.as_ref());
+                if let Some(row) = table.rows.iter_mut().find(|row| row.kind == *kind) {
+                    row.rounds.push(sample);
+                }
+                if sys::stopped() {
+                    return Err(io::Error::other("stopped by a signal"));
+                }
+            }
+        }
+    }
+    if !args.no_syscalls {
+        count_syscalls(&found, &mut tables, &terms, args)?;
+    }
+    let after = host::stolen();
+    let described = found.into_iter().map(|peer| (peer.clone(), describe(&peer, &terms))).collect();
+    Ok(Run {
+        date,
+        host: facts,
+        stolen: (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64,
+        peers: described,
+        left_out,
+        terms,
+        seconds: args.seconds,
+        noise_bound: args.noise,
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        tables,
+    })
+}
+
+/// Starts the backend as a process of its own, pinned to the load's CPU.
+///
+/// # Errors
+/// Where it does not come up.
+pub fn start_backend(terms: &Terms, cpu: usize) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["backend", "--listen", &terms.upstream.to_string()]);
+    let mut backend = Child::start(command, Some(cpu), &terms.directory.join("backend.out"), libc::SIGKILL)?;
+    backend.wait_for(terms.upstream)?;
+    Ok(backend)
+}
+
+/// The program of Ringway: the one given, or a release build of this checkout.
+///
+/// # Errors
+/// Where the build fails.
+pub fn ringway_program(given: Option<&Path>) -> io::Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    eprintln!("building ringway (cargo build --release)");
+    let status = Command::new("cargo").args(["build", "--release", "--bin", "ringway"]).current_dir(root).status()?;
+    if status.success() { Ok(root.join("target/release/ringway")) } else { Err(io::Error::other("cargo build --release failed")) }
+}
+
+fn find_peers(args: &CompareArgs) -> io::Result<(Vec<Peer>, Vec<String>)> {
+    let (mut found, mut left_out) = (Vec::new(), Vec::new());
+    let me = std::env::current_exe()?;
+    let wanted = args.kinds().map_err(io::Error::other)?;
+    let ringway = match wanted.iter().any(|k| matches!(k, Kind::Ringway | Kind::RingwayEpoll)) {
+        true => ringway_program(args.ringway.as_deref())?,
+        false => PathBuf::new(),
+    };
+    for kind in wanted {
+        let program = match kind {
+            Kind::Direct | Kind::Floor => &me,
+            Kind::Nginx | Kind::NginxLua => &args.nginx,
+            Kind::Haproxy => &args.haproxy,
+            Kind::Ringway | Kind::RingwayEpoll => &ringway,
+        };
+        match Peer::find(kind, program) {
+            Ok(peer) => found.push(peer),
+            Err(why) => left_out.push(why),
+        }
+    }
+    Ok((found, left_out))
+}
+
+fn rows(peers: &[Peer]) -> Vec<Row> {
+    peers.iter().map(|peer| Row { kind: peer.kind, rounds: Vec::new(), syscalls: None }).collect()
+}
+
+fn start_all(peers: &[Peer], terms: &Terms) -> io::Result<Vec<(Kind, Running)>> {
+    peers.iter().map(|peer| Ok((peer.kind, peer.start(terms)?))).collect()
+}
+
+fn describe(peer: &Peer, terms: &Terms) -> String {
+    let any = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let log = terms.directory.join(format!("{}.access.log", peer.kind.name()));
+    peers::config_text(peer.kind, any(7000), any(7002), terms.access_log.then_some(log.as_path()), terms)
+}
+
+/// Measures one peer once; `None` where more than one request in a thousand failed.
+fn sample(workload: &Workload, kind: Kind, peer: &Running, backend: u32, args: &CompareArgs) -> Option<Sample> {
+    if kind == Kind::Floor && !workload.has_floor() {
+        return None;
+    }
+    peer.empty_logs();
+    let mut spec = workload.spec(peer.address, Duration::from_secs_f64(args.seconds));
+    spec.warmup = Duration::from_secs_f64(args.warmup);
+    let pids: Vec<u32> = if peer.pids.is_empty() { vec![backend] } else { peer.pids.clone() };
+    let (mut edges, mut resident_kib) = ([Cpu::default(); 2], 0);
+    let outcome = load::run(&spec, &mut |mark| {
+        edges[usize::from(mark == Mark::End)] = procfs::cpu(&pids);
+        resident_kib = procfs::resident_kib(&pids);
+    });
+    let outcome = outcome.inspect_err(|e| eprintln!("{}: {e}", kind.name())).ok()?;
+    let used = edges[1].since(&edges[0]);
+    let requests = outcome.requests.max(1) as f64;
+    let quantiles = |h: &_| [0.5, 0.9, 0.99, 0.999].map(|q| stats::micros(h, q));
+    let sample = Sample {
+        cpu: [used.nanos, used.user_nanos, used.system_nanos].map(|nanos| nanos / requests / 1e3),
+        busy: used.nanos / outcome.elapsed.as_nanos().max(1) as f64,
+        rate: outcome.rate(),
+        service: quantiles(&outcome.service),
+        scheduled: outcome.scheduled.as_ref().map(quantiles),
+        resident_kib,
+        requests: outcome.requests,
+        errors: outcome.errors,
+        reopened: outcome.reopened,
+    };
+    let sound = outcome.requests > 0 && outcome.errors.total() * 1_000 <= outcome.requests;
+    if !sound {
+        eprintln!("{} under {}: dropped, {:?} in {} requests", kind.name(), workload.name, outcome.errors, outcome.requests);
+    }
+    sound.then_some(sample)
+}
+
+fn note(round: usize, rounds: usize, workload: &Workload, kind: Kind, sample: Option<&Sample>) {
+    let (name, load, round) = (kind.name(), workload.name, round + 1);
+    match sample {
+        Some(s) => eprintln!(
+            "round {round}/{rounds} {load:>8} {name:<13} {:7.2} µs ({:.2} user) {:9.0}/s p50 {:.0} µs p99 {:.0} µs",
+            s.cpu[0], s.cpu[1], s.rate, s.service[0], s.service[2]
+        ),
+        None => eprintln!("round {round}/{rounds} {load:>8} {name:<13} not measured"),
+    }
+}
+
+fn count_syscalls(peers: &[Peer], tables: &mut [Table], terms: &Terms, args: &CompareArgs) -> io::Result<()> {
+    let running = start_all(peers, terms)?;
+    for table in tables {
+        for row in &mut table.rows {
+            let Some((_, peer)) = running.iter().find(|(kind, _)| *kind == row.kind) else { continue };
+            if peer.pids.is_empty() || (row.kind == Kind::Floor && !table.workload.has_floor()) {
+                continue;
+            }
+            let mut spec = table.workload.spec(peer.address, Duration::from_secs_f64(args.seconds.min(1.5)));
+            spec.warmup = Duration::from_millis(200);
+            match sample_syscalls(&spec, Who::Processes(&peer.pids), &terms.directory) {
+                Ok(counted) => row.syscalls = Some(counted),
+                Err(e) => eprintln!("syscalls of {}: {e}", row.kind.name()),
+            }
+            peer.empty_logs();
+        }
+    }
+    Ok(())
+}
+
+/// Counts the calls of `who` within the measured window of `spec`, and the requests.
+///
+/// # Errors
+/// Where neither perf nor strace can count.
+pub fn sample_syscalls(spec: &load::Spec, who: Who<'_>, directory: &Path) -> io::Result<(Counts, u64)> {
+    let (mut counting, mut counted) = (None, None);
+    let outcome = load::run(spec, &mut |mark| match mark {
+        Mark::Begin => counting = Some(syscalls::begin(who, directory)),
+        Mark::End => {
+            if let Some(Ok(counting)) = counting.take() {
+                counted = Some(counting.end());
+            }
+        }
+    })?;
+    let counts = counted.unwrap_or_else(|| Err(io::Error::other("the counter did not start")))?;
+    Ok((counts, outcome.requests))
+}
+
+/// A small generator for the order of peers (xorshift64*): no statistics hang on it.
+struct Shuffle(u64);
+
+impl Shuffle {
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            self.0 = self.0.max(1);
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            let drawn = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
+            items.swap(i, drawn as usize % (i + 1));
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The side by side runner: its backend, floor and load generator, and what starts, measures and compares the peers.
+//!
+//! Top to bottom: `compare`, `gate` and `smoke` are what a user runs; `peers` writes each proxy's configuration and starts it; `load` drives
+//! requests through it; `procfs` and `syscalls` measure what it cost; `stats` and `report` say what that means. `sys` holds every `unsafe`.
+// In a test a failed unwrap is the report.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod args;
+pub mod backend;
+pub mod children;
+pub mod client;
+pub mod compare;
+pub mod floor;
+pub mod gate;
+pub mod host;
+pub mod load;
+pub mod peers;
+pub mod procfs;
+pub mod report;
+pub mod smoke;
+pub mod stats;
+pub mod sys;
+pub mod syscalls;
+pub mod workload;

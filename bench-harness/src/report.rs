@@ -1,0 +1,232 @@
+//! A run as Markdown and as JSON.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use crate::compare::{Row, Run, Sample, Table};
+use crate::peers::Kind;
+use crate::stats::{Summary, Verdict, judge, paired};
+
+/// Ringway at 64 connections to nginx, CPU per request (the first goal; design.md §6 says how it is judged).
+const GOAL: f64 = 0.9;
+/// The same for user time.
+const USER_GOAL: f64 = 0.6;
+/// To the floor, which settles it too.
+const FLOOR_GOAL: f64 = 1.1;
+
+/// The report to read.
+pub fn markdown(run: &Run) -> String {
+    let mut out = String::new();
+    let host = |key: &str| run.host[key].as_str().unwrap_or_default().to_owned();
+    let _ = write!(
+        out,
+        "# Side by side, {}\n\nLinux {}, {} x {}, TCP congestion control {}; {:.1} % of CPU time stolen by other guests. {}\n\n\
+         One worker each, pinned to CPU {}; backend and load on CPU {}; loopback. Rounds of {} s, interleaved, order drawn anew; peers started afresh \
+         each round. Access log {}, forwarded headers {}. CPU is that of the whole process tree. Medians, with the extremes in brackets; ratios are \
+         medians of same-round ratios.\n\n",
+        run.date,
+        host("kernel"),
+        run.host["cpus"],
+        host("cpu"),
+        host("tcp_congestion_control"),
+        run.stolen * 100.0,
+        noise_note(run),
+        run.terms.cpu,
+        run.terms.load_cpu,
+        run.seconds,
+        if run.terms.access_log { "on for all (tmpfs)" } else { "off for all" },
+        if run.terms.forwarded { "set by all" } else { "set by Ringway only" },
+    );
+    for table in &run.tables {
+        write_table(&mut out, table, run);
+    }
+    let _ = writeln!(out, "## Versions and command\n\n    {}\n", run.command);
+    for (peer, _) in &run.peers {
+        let _ = writeln!(out, "- {}: {}", peer.kind.name(), peer.version);
+    }
+    for why in &run.left_out {
+        let _ = writeln!(out, "- left out: {why}");
+    }
+    out.push_str("\nThe configurations are in the JSON file beside this one.\n");
+    out
+}
+
+/// The floor's spread over its rounds, the worst of all loads in the closed loop.
+pub fn floor_spread(run: &Run) -> Option<f64> {
+    let closed = run.tables.iter().filter(|t| t.workload.rate.is_none());
+    let spreads = closed.filter_map(|t| Some(Summary::of(cpu(row(t, Kind::Floor)?).into_iter().flatten())?.spread()));
+    spreads.reduce(f64::max)
+}
+
+fn noise_note(run: &Run) -> String {
+    match floor_spread(run) {
+        None => "The floor was not measured, so nothing says how noisy the machine was.".into(),
+        Some(spread) if spread > run.noise_bound => format!(
+            "**Too noisy for a close verdict**: the floor itself wandered by {:.0} % (bound {:.0} %).",
+            spread * 100.0,
+            run.noise_bound * 100.0
+        ),
+        Some(spread) => format!("The floor wandered by {:.0} % over the rounds.", spread * 100.0),
+    }
+}
+
+fn write_table(out: &mut String, table: &Table, run: &Run) {
+    let _ = write!(out, "## {}: {}\n\n", table.workload.name, table.workload.title);
+    out.push_str(
+        "| | n | CPU µs/request | user | kernel | to nginx | user to nginx | to floor | busy | requests/s | p50 µs | p99 µs |",
+    );
+    if table.workload.rate.is_some() {
+        out.push_str(" scheduled p50 | scheduled p99 |");
+    }
+    out.push_str(" RSS MB | syscalls/request |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    out.push_str(if table.workload.rate.is_some() { "--:|--:|\n" } else { "\n" });
+    for row in &table.rows {
+        write_row(out, row, table);
+    }
+    out.push('\n');
+    for row in table.rows.iter().filter(|r| matches!(r.kind, Kind::Ringway | Kind::RingwayEpoll)) {
+        if let Some(text) = verdict(row, table, run) {
+            let _ = writeln!(out, "{text}\n");
+        }
+    }
+    for row in &table.rows {
+        if let Some((counts, requests)) = &row.syscalls {
+            let per = |n: u64| n as f64 / (*requests).max(1) as f64;
+            let mut kinds: Vec<(&String, &u64)> = counts.kinds.iter().filter(|(_, n)| per(**n) >= 0.005).collect();
+            kinds.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+            let kinds: Vec<String> = kinds.into_iter().map(|(kind, n)| format!("{kind} {:.2}", per(*n))).collect();
+            let sqes = counts.sqes.filter(|n| *n > 0).map_or(String::new(), |n| format!("; ring operations {:.2}", per(n)));
+            let _ = writeln!(out, "- {} per request ({}): {}{sqes}", row.kind.name(), counts.tool, kinds.join(", "));
+        }
+    }
+    out.push('\n');
+}
+
+fn write_row(out: &mut String, row: &Row, table: &Table) {
+    let measured = row.rounds.iter().flatten().count();
+    if measured == 0 {
+        let _ = writeln!(out, "| {} | 0 | not measured |", row.kind.name());
+        return;
+    }
+    let name = if row.kind == Kind::Direct { "direct (the backend's own)" } else { row.kind.name() };
+    let wide = |figure: &dyn Fn(&Sample) -> f64| Summary::of(row.figures(figure).into_iter().flatten());
+    let median =
+        |figure: &dyn Fn(&Sample) -> f64, digits: usize| wide(figure).map_or("–".into(), |s| format!("{:.digits$}", s.median));
+    let to = |kind: Kind, figure: &dyn Fn(&Sample) -> f64| {
+        let other = self::row(table, kind).filter(|_| row.kind != Kind::Direct)?;
+        paired(&row.figures(figure), &other.figures(figure))
+    };
+    let ratio = |r: Option<Summary>| r.map_or("–".into(), |r| format!("{:.2} ({:.2}–{:.2})", r.median, r.min, r.max));
+    let all = wide(&|s| s.cpu[0]).map_or("–".into(), |s| format!("**{:.1}** ({:.1}–{:.1})", s.median, s.min, s.max));
+    let _ = write!(
+        out,
+        "| {name} | {measured} | {all} | {} | {} | {} | {} | {} | {} % | {} | {} | {} |",
+        median(&|s| s.cpu[1], 2),
+        median(&|s| s.cpu[2], 1),
+        ratio(to(Kind::Nginx, &|s| s.cpu[0])),
+        to(Kind::Nginx, &|s| s.cpu[1]).map_or("–".into(), |r| format!("{:.2}", r.median)),
+        ratio(to(Kind::Floor, &|s| s.cpu[0])),
+        median(&|s| s.busy * 100.0, 0),
+        median(&|s| s.rate, 0),
+        median(&|s| s.service[0], 0),
+        median(&|s| s.service[2], 0),
+    );
+    if table.workload.rate.is_some() {
+        let scheduled = |i: usize| median(&move |s: &Sample| s.scheduled.map_or(f64::NAN, |q| q[i]), 0);
+        let _ = write!(out, " {} | {} |", scheduled(0), scheduled(2));
+    }
+    let calls = row.syscalls.as_ref().map_or("–".into(), |(c, n)| format!("{:.2}", c.total() as f64 / (*n).max(1) as f64));
+    let _ = writeln!(out, " {} | {calls} |", median(&|s| s.resident_kib as f64 / 1024.0, 0));
+}
+
+fn verdict(row: &Row, table: &Table, run: &Run) -> Option<String> {
+    if table.workload.name != "c64" {
+        return None;
+    }
+    let (nginx, floor) = (self::row(table, Kind::Nginx)?, self::row(table, Kind::Floor));
+    let noisy = floor_spread(run).is_none_or(|spread| spread > run.noise_bound);
+    let to_floor = floor.and_then(|floor| paired(&cpu(row), &cpu(floor)));
+    let all = judge(paired(&cpu(row), &cpu(nginx))?, GOAL, to_floor, FLOOR_GOAL, noisy);
+    let user = |row: &Row| row.figures(|s| s.cpu[1]);
+    let user = judge(paired(&user(row), &user(nginx))?, USER_GOAL, None, FLOOR_GOAL, noisy);
+    let word = |verdict| match verdict {
+        Verdict::Met => "met",
+        Verdict::Missed => "missed",
+        Verdict::Unsettled => "unsettled",
+    };
+    Some(format!(
+        "{}: at most {GOAL} of nginx's CPU per request (or {FLOOR_GOAL} of the floor's): **{}**; at most {USER_GOAL} of nginx's user time: **{}**.",
+        row.kind.name(),
+        word(all),
+        word(user)
+    ))
+}
+
+fn row(table: &Table, kind: Kind) -> Option<&Row> {
+    table.rows.iter().find(|row| row.kind == kind && row.rounds.iter().any(Option::is_some))
+}
+
+fn cpu(row: &Row) -> Vec<Option<f64>> {
+    row.figures(|s| s.cpu[0])
+}
+
+/// Everything, for machines.
+pub fn json(run: &Run) -> Value {
+    let peers: Vec<Value> = run
+        .peers
+        .iter()
+        .map(|(p, config)| json!({"name": p.kind.name(), "program": p.program, "version": p.version, "configuration": config}))
+        .collect();
+    json!({
+        "date": run.date,
+        "command": run.command,
+        "host": run.host,
+        "stolen_share": run.stolen,
+        "floor_spread": floor_spread(run),
+        "noise_bound": run.noise_bound,
+        "access_log": run.terms.access_log,
+        "forwarded_headers": run.terms.forwarded,
+        "proxy_cpu": run.terms.cpu,
+        "load_cpu": run.terms.load_cpu,
+        "seconds": run.seconds,
+        "peers": peers,
+        "left_out": run.left_out,
+        "workloads": run.tables.iter().map(table_json).collect::<Vec<_>>(),
+    })
+}
+
+fn table_json(table: &Table) -> Value {
+    let rows: Vec<Value> = table
+        .rows
+        .iter()
+        .map(|r| {
+            let ratio = |kind, figure: fn(&Sample) -> f64| {
+                let ratio = paired(&r.figures(figure), &row(table, kind)?.figures(figure))?;
+                Some(json!({"median": ratio.median, "min": ratio.min, "max": ratio.max, "rounds": ratio.rounds}))
+            };
+            let syscalls = r
+                .syscalls
+                .as_ref()
+                .map(|(c, requests)| json!({"tool": c.tool, "requests": requests, "calls": c.kinds, "ring_operations": c.sqes}));
+            json!({
+                "peer": r.kind.name(),
+                "cpu_to_nginx": ratio(Kind::Nginx, |s| s.cpu[0]),
+                "user_to_nginx": ratio(Kind::Nginx, |s| s.cpu[1]),
+                "cpu_to_floor": ratio(Kind::Floor, |s| s.cpu[0]),
+                "rounds": r.rounds.iter().map(|s| s.as_ref().map(sample_json)).collect::<Vec<_>>(),
+                "syscalls": syscalls,
+            })
+        })
+        .collect();
+    json!({"name": table.workload.name, "title": table.workload.title, "rows": rows})
+}
+
+fn sample_json(s: &Sample) -> Value {
+    let quantiles = |q: [f64; 4]| json!({"p50": q[0], "p90": q[1], "p99": q[2], "p99.9": q[3]});
+    json!({
+        "cpu_us": s.cpu[0], "user_us": s.cpu[1], "kernel_us": s.cpu[2], "busy": s.busy, "requests_per_second": s.rate, "requests": s.requests,
+        "service_us": quantiles(s.service), "scheduled_us": s.scheduled.map(quantiles), "resident_kib": s.resident_kib,
+        "errors": s.errors.total(), "reopened": s.reopened,
+    })
+}

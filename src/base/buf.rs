@@ -123,6 +123,36 @@ impl Chunk {
         }
     }
 
+    /// Moves the empty window `n` bytes in, so that as much can be put in front of what will be read.
+    pub fn reserve_front(&mut self, n: usize) {
+        if self.is_empty() {
+            self.start = n.min(self.bytes.len());
+            self.end = self.start;
+        }
+    }
+
+    /// Puts `data` directly in front of the window if it fits there; says whether it did.
+    #[must_use]
+    pub fn prepend(&mut self, data: &[u8]) -> bool {
+        let Some(start) = self.start.checked_sub(data.len()) else { return false };
+        match self.bytes.get_mut(start..self.start) {
+            Some(front) => {
+                front.copy_from_slice(data);
+                self.start = start;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Moves `len` bytes of the window from `from` to `to` (both counted from its start). Out of range does nothing.
+    pub fn move_within(&mut self, from: usize, to: usize, len: usize) {
+        let window = self.filled_mut();
+        if from != to && from + len <= window.len() && to + len <= window.len() {
+            window.copy_within(from..from + len, to);
+        }
+    }
+
     /// Moves the window to the front of the allocation, so that all free bytes lie behind it.
     pub fn compact(&mut self) {
         if self.start > 0 {

@@ -5,3 +5,4 @@ pub mod clock;
 pub mod count;
 pub mod error;
 pub mod limits;
+pub mod wheel;

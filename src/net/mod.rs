@@ -1,1 +1,11 @@
 //! Floor 2: the only floor that names monoio and libc. Streams lend chunks; operations in flight live in slots.
+
+pub mod accept;
+pub mod connect;
+mod lane;
+pub mod rt;
+pub mod stream;
+pub mod watch;
+
+pub use stream::Stream;
+pub use watch::Wait;

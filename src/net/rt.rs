@@ -1,0 +1,171 @@
+//! A worker's runtime: the driver and its ring flags, tasks, sleeping and yielding.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use crate::config::gateway::Driver;
+
+/// What carries a worker's operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// io_uring.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// Driver and flags that were taken, and why not better ones.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The driver.
+    pub carrier: Carrier,
+    /// For people: `io_uring (SINGLE_ISSUER|DEFER_TASKRUN)` or `epoll`.
+    pub name: String,
+    /// Why a better rung of the ladder was not taken.
+    pub refused: Vec<String>,
+}
+
+/// Entries of a worker's ring. Completions get sixteen times as many, so that a burst never overflows.
+const RING_ENTRIES: u32 = 4096;
+const RING_COMPLETIONS: u32 = 65_536;
+
+thread_local! {
+    static CARRIER: Cell<Carrier> = const { Cell::new(Carrier::Epoll) };
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+    static YIELDERS: RefCell<Vec<Yielder>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs a future on this thread under the best driver that `choice` and the kernel allow. Must be called on the thread
+/// that will do all the work (SINGLE_ISSUER).
+///
+/// # Errors
+/// If no allowed driver could be set up; the text names the cause of each rung.
+pub fn run<F: Future>(choice: Driver, main: impl FnOnce(Taken) -> F) -> io::Result<F::Output> {
+    let mut refused = Vec::new();
+    if choice != Driver::Epoll {
+        for (flags, builder) in ladder() {
+            let ring = RuntimeBuilder::<IoUringDriver>::new().with_entries(RING_ENTRIES).uring_builder(builder);
+            match ring.enable_timer().build() {
+                Ok(mut runtime) => {
+                    CARRIER.set(Carrier::IoUring);
+                    let name = format!("io_uring ({flags})");
+                    return Ok(runtime.block_on(main(Taken { carrier: Carrier::IoUring, name, refused })));
+                }
+                Err(error) => refused.push(format!("{flags}: {error}")),
+            }
+        }
+    }
+    if choice == Driver::IoUring {
+        return Err(io::Error::other(format!("io_uring is not available ({})", refused.join("; "))));
+    }
+    let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    CARRIER.set(Carrier::Epoll);
+    Ok(runtime.block_on(main(Taken { carrier: Carrier::Epoll, name: "epoll".into(), refused })))
+}
+
+/// Ring flags from best to plainest: Linux 6.1, 5.19, and whatever has a ring at all.
+fn ladder() -> Vec<(&'static str, io_uring::Builder)> {
+    let base = || {
+        let mut builder = io_uring::IoUring::builder();
+        builder.setup_cqsize(RING_COMPLETIONS).setup_clamp();
+        builder
+    };
+    let mut deferred = base();
+    deferred.setup_single_issuer().setup_defer_taskrun();
+    let mut cooperative = base();
+    cooperative.setup_coop_taskrun();
+    vec![("SINGLE_ISSUER|DEFER_TASKRUN", deferred), ("COOP_TASKRUN", cooperative), ("no flags", base())]
+}
+
+/// What carries this thread's operations.
+pub fn carrier() -> Carrier {
+    CARRIER.get()
+}
+
+/// Starts a task. A panic in it ends that task alone; it is counted and handed to the panic hook, which logs its place.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    drop(monoio::spawn(Guarded(future)));
+}
+
+/// Tasks of this thread that panicked.
+pub fn panics() -> u64 {
+    PANICS.get()
+}
+
+struct Guarded<F>(F);
+
+impl<F: Future<Output = ()>> Future for Guarded<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // SAFETY: the field is pinned with its wrapper and never moved out of it.
+        let future = unsafe { self.map_unchecked_mut(|guarded| &mut guarded.0) };
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(polled) => polled,
+            Err(_) => {
+                PANICS.set(PANICS.get() + 1);
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+/// Sleeps; whole milliseconds, rounded up.
+pub async fn sleep(duration: Duration) {
+    monoio::time::sleep(duration).await;
+}
+
+/// Lets every other task, timer and completion have its turn. A task that only wakes itself would starve them: the loop
+/// parks only when no task is ready. Each driver needs its own way (reference/runtime.md §3.3).
+pub async fn yield_now() {
+    let kept = YIELDERS.with_borrow_mut(Vec::pop);
+    let Some(mut yielder) = kept.or_else(|| Yielder::new().ok()) else {
+        return sleep(Duration::from_millis(1)).await; // out of descriptors: slower, but it yields
+    };
+    if yielder.turn().await.is_ok() {
+        YIELDERS.with_borrow_mut(|kept| kept.push(yielder));
+    }
+}
+
+/// One task at a time waits on a pair: the epoll driver keeps one waker per descriptor and direction.
+struct Yielder {
+    near: monoio::net::UnixStream,
+    far: std::os::unix::net::UnixStream,
+}
+
+impl Yielder {
+    fn new() -> io::Result<Self> {
+        let (near, far) = std::os::unix::net::UnixStream::pair()?;
+        near.set_nonblocking(carrier() == Carrier::Epoll)?;
+        Ok(Self { near: monoio::net::UnixStream::from_std(near)?, far })
+    }
+
+    async fn turn(&mut self) -> io::Result<()> {
+        use monoio::io::AsyncReadRent;
+        use std::io::Write;
+        if carrier() == Carrier::IoUring {
+            return self.near.writable(false).await;
+        }
+        // First wait, then make it ready: readiness that is already there would be taken without parking.
+        let mut read = std::pin::pin!(self.near.read(vec![0_u8; 1]));
+        let mut written = false;
+        std::future::poll_fn(|cx| {
+            let polled = read.as_mut().poll(cx);
+            if polled.is_pending() && !written {
+                written = true;
+                if let Err(error) = (&self.far).write_all(b"y") {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            polled.map(|(result, _)| result.map(drop))
+        })
+        .await
+    }
+}

@@ -1,0 +1,225 @@
+//! Streams. A stream lends chunks (`recv`), takes chunks (`send`), and carries one operation per direction in a slot that
+//! its owner polls. The owner never brings a buffer and never drops an operation on a live connection.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use monoio::io::{OwnedReadHalf, Splitable};
+use monoio::net::{TcpStream, UnixStream};
+
+use super::lane::{self, Lane, RecvAsk};
+use super::watch::Watch;
+use crate::base::buf::Chunk;
+use crate::base::clock;
+use crate::base::limits;
+
+/// Which direction to shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Sending: the peer sees FIN.
+    Write,
+    /// Both; operations in flight end.
+    Both,
+}
+
+/// A connected stream, TCP or Unix.
+pub struct Stream {
+    fd: RawFd,
+    recv: Lane<RecvAsk, io::Result<Chunk>>,
+    send: Lane<Chunk, io::Result<Chunk>>,
+    sent: Rc<Cell<u64>>,
+    watch: Rc<Watch>,
+    shut: bool,
+}
+
+impl Stream {
+    pub(super) fn tcp(stream: TcpStream) -> Self {
+        let fd = stream.as_raw_fd();
+        let (read, write) = stream.into_split();
+        Self::new(fd, lane::receiving(read), |sent, advanced| lane::sending(write, sent, advanced))
+    }
+
+    pub(super) fn unix(stream: UnixStream) -> Self {
+        let fd = stream.as_raw_fd();
+        let (read, write) = stream.into_split();
+        Self::new(fd, lane::receiving(read), |sent, advanced| lane::sending(write, sent, advanced))
+    }
+
+    fn new(
+        fd: RawFd,
+        recv: Lane<RecvAsk, io::Result<Chunk>>,
+        send: impl FnOnce(Rc<Cell<u64>>, Box<dyn Fn()>) -> Lane<Chunk, io::Result<Chunk>>,
+    ) -> Self {
+        let sent = Rc::new(Cell::new(0));
+        let watch = Rc::new(Watch::new(fd));
+        let touched = watch.clone();
+        let advanced = Box::new(move || {
+            clock::refresh();
+            touched.touch();
+        });
+        Self { fd, recv, send: send(sent.clone(), advanced), sent, watch, shut: false }
+    }
+
+    /// The connection's deadline.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Bytes the kernel took so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Receives into a small chunk, or goes on with the receive in flight. An empty chunk is the end of the stream.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        self.poll_recv_sized(cx, limits::CHUNK_SMALL_BYTES)
+    }
+
+    /// The same into a chunk of `size` bytes, should a receive be started.
+    pub fn poll_recv_sized(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<Chunk>> {
+        self.poll_recv_as(cx, RecvAsk { size, gated: false })
+    }
+
+    /// The same, lending memory only once there is something to read (one operation more).
+    pub fn poll_recv_gated(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        self.poll_recv_as(cx, RecvAsk { size: limits::CHUNK_SMALL_BYTES, gated: true })
+    }
+
+    fn poll_recv_as(&mut self, cx: &mut Context<'_>, ask: RecvAsk) -> Poll<io::Result<Chunk>> {
+        if !self.recv.busy() {
+            self.recv.start(ask);
+        }
+        let polled = self.recv.poll(cx);
+        if polled.is_ready() {
+            clock::refresh();
+        }
+        polled
+    }
+
+    /// Receives once.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub async fn recv(&mut self) -> io::Result<Chunk> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// True while a receive is in flight.
+    pub fn receiving(&self) -> bool {
+        self.recv.busy()
+    }
+
+    /// Starts sending a chunk's window, whole. Must not be called while [`Stream::sending`].
+    pub fn start_send(&mut self, chunk: Chunk) {
+        self.send.start(chunk);
+    }
+
+    /// True while a send is in flight.
+    pub fn sending(&self) -> bool {
+        self.send.busy()
+    }
+
+    /// Goes on with the send in flight; the emptied chunk comes back.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        self.send.poll(cx)
+    }
+
+    /// Sends a chunk's window, whole.
+    ///
+    /// # Errors
+    /// As the operating system gives them.
+    pub async fn send(&mut self, chunk: Chunk) -> io::Result<Chunk> {
+        self.start_send(chunk);
+        poll_fn(|cx| self.poll_send(cx)).await
+    }
+
+    /// Sends FIN; receiving goes on.
+    pub fn finish(&self) {
+        shutdown(self.fd, Side::Write);
+    }
+
+    /// Ends both directions; operations in flight finish by themselves.
+    pub fn shut(&mut self) {
+        if !self.shut {
+            self.shut = true;
+            shutdown(self.fd, Side::Both);
+        }
+    }
+
+    /// Closes with a reset instead of FIN: the peer must not take what it got for whole.
+    pub fn reset_on_close(&self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // SAFETY: a valid descriptor of ours and a pointer to a live struct of the size given.
+        unsafe {
+            libc::setsockopt(
+                self.fd,
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const linger).cast(),
+                size_of::<libc::linger>() as libc::socklen_t,
+            );
+        }
+    }
+
+    /// Local address of a TCP stream (one syscall).
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        // SAFETY: the descriptor is open as long as `self` lives; SockRef only borrows it.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd) };
+        socket2::SockRef::from(&fd).local_addr().ok()?.as_socket()
+    }
+
+    /// Lets the operations in flight finish on a connection that is shut down, then closes it.
+    pub async fn close(mut self) {
+        if self.recv.busy() || self.send.busy() {
+            self.shut();
+        }
+        poll_fn(|cx| {
+            let received = !self.recv.busy() || self.recv.poll(cx).is_ready();
+            let sent = !self.send.busy() || self.send.poll(cx).is_ready();
+            if received && sent { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Whoever did not `close` (a panicked task) leaves an operation behind; monoio keeps its buffer until the kernel is
+        // done, and on a shut socket nothing can be lost.
+        if self.recv.busy() || self.send.busy() {
+            self.shut();
+        }
+    }
+}
+
+impl lane::Readable for OwnedReadHalf<TcpStream> {
+    async fn readable(&self) -> io::Result<()> {
+        // SAFETY: both halves live on this thread; `readable` takes a shared reference and the pointer stays valid while
+        // `self` holds its Rc.
+        unsafe { &*self.0.get() }.readable(false).await
+    }
+}
+
+impl lane::Readable for OwnedReadHalf<UnixStream> {
+    async fn readable(&self) -> io::Result<()> {
+        // SAFETY: as above.
+        unsafe { &*self.0.get() }.readable(false).await
+    }
+}
+
+/// `shutdown(2)`; errors mean that the peer was faster.
+pub(super) fn shutdown(fd: RawFd, side: Side) {
+    let how = match side {
+        Side::Write => libc::SHUT_WR,
+        Side::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: a plain syscall on a descriptor that the caller keeps open.
+    unsafe {
+        libc::shutdown(fd, how);
+    }
+}

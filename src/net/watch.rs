@@ -1,0 +1,169 @@
+//! Deadlines: one per connection, one sweeper per worker. A deadline that passes shuts the *connection* down and lets the
+//! operation in flight finish by itself; no I/O future is ever dropped for it (reference/runtime.md §3.1).
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use crate::base::clock::{self, Tick};
+use crate::base::wheel::Wheel;
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Nothing: no deadline.
+    Nothing,
+    /// The next request on an idle client connection.
+    Keepalive,
+    /// A request head.
+    Header,
+    /// Request body bytes.
+    Body,
+    /// The peer to take bytes.
+    Send,
+    /// An upstream connection.
+    Connect,
+    /// Upstream bytes.
+    Read,
+    /// Either side of a tunnel.
+    Tunnel,
+    /// The client's last bytes before a close.
+    Linger,
+    /// An idle pooled upstream connection.
+    Pooled,
+}
+
+/// Width of a sweep: deadlines fire at most this much late.
+pub const SWEEP: Duration = Duration::from_millis(50);
+
+/// The deadline of one connection.
+#[derive(Debug)]
+pub struct Watch(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    fd: RawFd,
+    at: Cell<Tick>,    // u64::MAX: none
+    filed: Cell<Tick>, // the earliest moment at which the wheel looks at it
+    waits: Cell<Wait>,
+    span: Cell<Duration>,
+    fired: Cell<Option<Wait>>,
+}
+
+const NEVER: Tick = Tick(u64::MAX);
+
+thread_local! {
+    static WHEEL: RefCell<Wheel<Weak<Inner>>> = RefCell::new(Wheel::new(SWEEP));
+    static ALL: RefCell<Registry> = RefCell::new(Registry::default());
+}
+
+/// Every watch of the thread, for draining.
+#[derive(Default)]
+struct Registry {
+    list: Vec<Weak<Inner>>,
+    cleaned_at: usize,
+}
+
+impl Watch {
+    /// Watches over a descriptor, which must stay open as long as the watch lives.
+    pub(super) fn new(fd: RawFd) -> Self {
+        let inner = Rc::new(Inner {
+            fd,
+            at: Cell::new(NEVER),
+            filed: Cell::new(NEVER),
+            waits: Cell::new(Wait::Nothing),
+            span: Cell::new(Duration::ZERO),
+            fired: Cell::new(None),
+        });
+        let _gone = ALL.try_with(|all| all.borrow_mut().add(&inner));
+        Self(inner)
+    }
+
+    /// Sets the deadline to `span` from the thread's cached now.
+    pub fn arm(&self, waits: Wait, span: Duration) {
+        self.0.waits.set(waits);
+        self.0.span.set(span);
+        self.touch();
+    }
+
+    /// Sets the deadline to a moment.
+    pub fn arm_at(&self, waits: Wait, at: Tick) {
+        self.0.waits.set(waits);
+        self.file(at);
+    }
+
+    /// There was an advance: the deadline's span starts over.
+    pub fn touch(&self) {
+        if self.0.waits.get() != Wait::Nothing {
+            self.file(clock::now().after(self.0.span.get()));
+        }
+    }
+
+    /// No deadline.
+    pub fn disarm(&self) {
+        self.0.waits.set(Wait::Nothing);
+        self.0.at.set(NEVER);
+    }
+
+    /// What it waited for when it fired, if it did.
+    pub fn fired(&self) -> Option<Wait> {
+        self.0.fired.get()
+    }
+
+    fn file(&self, at: Tick) {
+        self.0.at.set(at);
+        if at < self.0.filed.get() {
+            self.0.filed.set(at);
+            let _gone = WHEEL.try_with(|wheel| wheel.borrow_mut().file(at, Rc::downgrade(&self.0)));
+        }
+    }
+}
+
+impl Inner {
+    fn fire(&self) {
+        self.fired.set(Some(self.waits.get()));
+        self.at.set(NEVER);
+        super::stream::shutdown(self.fd, super::stream::Side::Both);
+    }
+}
+
+impl Registry {
+    fn add(&mut self, inner: &Rc<Inner>) {
+        if self.list.len() >= self.cleaned_at * 2 + 1024 {
+            self.list.retain(|watch| watch.strong_count() > 0);
+            self.cleaned_at = self.list.len();
+        }
+        self.list.push(Rc::downgrade(inner));
+    }
+}
+
+/// Fires every deadline that has passed. The worker's sweeper calls it every [`SWEEP`].
+pub fn sweep(now: Tick) {
+    WHEEL.with_borrow_mut(|wheel| {
+        wheel.turn(now, |weak| {
+            let inner = weak.upgrade()?;
+            let at = inner.at.get();
+            if at <= now {
+                inner.filed.set(NEVER);
+                inner.fire();
+                return None;
+            }
+            inner.filed.set(at);
+            (at != NEVER).then_some(at)
+        });
+    });
+}
+
+/// Fires the watches that `which` names, deadline or not. Says how many.
+pub fn fire_all(which: impl Fn(Wait) -> bool) -> u64 {
+    let list = ALL.with_borrow_mut(|all| all.list.clone());
+    let mut count = 0;
+    for inner in list.iter().filter_map(Weak::upgrade) {
+        if inner.fired.get().is_none() && which(inner.waits.get()) {
+            inner.fire();
+            count += 1;
+        }
+    }
+    count
+}

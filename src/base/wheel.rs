@@ -38,7 +38,7 @@ impl<T> Wheel<T> {
     pub fn turn(&mut self, now: Tick, mut look: impl FnMut(&mut T) -> Option<Tick>) {
         let reached = now.0 / self.slot_ns;
         if reached.saturating_sub(self.turned) >= SLOTS as u64 {
-            self.turned = reached - SLOTS as u64 + 1; // slept through a whole turn: every slot is due once
+            self.turned = reached - SLOTS as u64; // slept through a whole turn: every slot is due once
         }
         while self.turned < reached {
             self.turned += 1;

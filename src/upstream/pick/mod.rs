@@ -1,0 +1,3 @@
+//! Picking a node: one file per balancer.
+
+pub mod round_robin;

@@ -1,0 +1,159 @@
+//! Idle upstream connections of one worker, by node address. A receive stays posted on each: it is the next answer's, and
+//! until then it tells that the node closed.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crate::base::clock::{self, Tick};
+use crate::base::count::Counters;
+use crate::config::model::KeepalivePool;
+use crate::net::{Stream, Wait, connect, rt};
+
+/// An upstream connection.
+pub struct Connection {
+    /// Its stream.
+    pub stream: Stream,
+    /// The node.
+    pub address: SocketAddr,
+    /// Requests it has carried.
+    pub served: u32,
+    open: Rc<Open>,
+}
+
+/// Counts a connection as long as it lives.
+struct Open(std::sync::Arc<Counters>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.upstream_connections.sub(1);
+    }
+}
+
+/// Index of an address in [`Pools`].
+pub type PoolId = u32;
+
+/// All pools of a worker.
+pub struct Pools {
+    by_address: HashMap<SocketAddr, PoolId>,
+    pools: Vec<Pool>,
+    counters: std::sync::Arc<Counters>,
+}
+
+struct Pool {
+    address: SocketAddr,
+    idle: Vec<Idle>,
+}
+
+struct Idle {
+    connection: Connection,
+    until: Tick,
+}
+
+impl Pools {
+    /// Empty pools that count into a worker's counters.
+    pub fn new(counters: std::sync::Arc<Counters>) -> Self {
+        Self { by_address: HashMap::new(), pools: Vec::new(), counters }
+    }
+
+    /// The pool of an address, made on first use.
+    pub fn of(&mut self, address: SocketAddr) -> PoolId {
+        *self.by_address.entry(address).or_insert_with(|| {
+            self.pools.push(Pool { address, idle: Vec::new() });
+            (self.pools.len() - 1) as PoolId
+        })
+    }
+
+    /// The idle connection used last, if one is alive.
+    pub fn take(&mut self, pool: PoolId) -> Option<Connection> {
+        let idle = &mut self.pools.get_mut(pool as usize)?.idle;
+        while let Some(mut kept) = idle.pop() {
+            kept.connection.stream.watch().disarm();
+            if is_quiet(&mut kept.connection.stream) {
+                self.counters.pool_hits.add(1);
+                return Some(kept.connection);
+            }
+            retire(kept.connection);
+        }
+        self.counters.pool_misses.add(1);
+        None
+    }
+
+    /// Puts a connection back after a whole exchange. Over the pool's size the one idle longest goes.
+    pub fn give(&mut self, pool: PoolId, mut connection: Connection, keep: &KeepalivePool) {
+        let Some(pool) = self.pools.get_mut(pool as usize) else { return retire(connection) };
+        if connection.served >= keep.requests || keep.idle_timeout.is_zero() || !is_quiet(&mut connection.stream) {
+            return retire(connection);
+        }
+        if pool.idle.len() >= keep.size as usize {
+            retire(pool.idle.remove(0).connection);
+        }
+        connection.stream.watch().arm(Wait::Pooled, keep.idle_timeout);
+        pool.idle.push(Idle { connection, until: clock::now().after(keep.idle_timeout) });
+    }
+
+    /// Opens a connection to a node.
+    ///
+    /// # Errors
+    /// `TimedOut` when the deadline passed, else as the operating system gives them.
+    pub async fn open(
+        counters: &std::sync::Arc<Counters>,
+        address: SocketAddr,
+        timeout: Duration,
+    ) -> io::Result<Connection> {
+        counters.upstream_connects.add(1);
+        let stream = connect::connect(address, timeout).await?;
+        counters.upstream_connections.add(1);
+        Ok(Connection { stream, address, served: 0, open: Rc::new(Open(counters.clone())) })
+    }
+
+    /// Lets go what has been idle for too long or was closed by its node. The worker's sweeper calls it about once a second.
+    pub fn sweep(&mut self, now: Tick) {
+        for pool in &mut self.pools {
+            let mut at = 0;
+            while let Some(kept) = pool.idle.get_mut(at) {
+                if kept.until <= now || !is_quiet(&mut kept.connection.stream) {
+                    retire(pool.idle.remove(at).connection);
+                } else {
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    /// Lets go every idle connection to addresses that `keep` does not name any more.
+    pub fn retain(&mut self, keep: impl Fn(&SocketAddr) -> bool) {
+        for pool in self.pools.iter_mut().filter(|pool| !keep(&pool.address)) {
+            pool.idle.drain(..).for_each(|kept| retire(kept.connection));
+        }
+    }
+
+    /// Idle connections per address, for reports.
+    pub fn idle(&self) -> impl Iterator<Item = (SocketAddr, usize)> {
+        self.pools.iter().map(|pool| (pool.address, pool.idle.len()))
+    }
+}
+
+/// Posts a receive, or looks at the one posted: true while nothing came, neither bytes nor an end.
+fn is_quiet(stream: &mut Stream) -> bool {
+    stream.poll_recv(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+/// Closes a connection that is not wanted any more, letting its operations finish.
+pub fn retire(connection: Connection) {
+    let Connection { stream, open, .. } = connection;
+    drop(open);
+    if stream.receiving() || stream.sending() {
+        rt::spawn(stream.close());
+    }
+}
+
+impl Connection {
+    /// Receives, or goes on with the receive in flight.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<crate::base::buf::Chunk>> {
+        self.stream.poll_recv_sized(cx, size)
+    }
+}

@@ -1,0 +1,188 @@
+//! What a worker knows of an upstream: addresses, turns, pools. Kept by slot, so that it outlives epochs; reconciled when the
+//! upstream's compiled form or a resolved name changed, which a request notices by comparing a pointer and a number.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::pick::round_robin::{self, Share};
+use super::pool::{PoolId, Pools};
+use super::spec::{Node, Spec};
+use crate::base::limits;
+use crate::config::model::NodeHost;
+
+/// Upstreams of a worker by slot.
+#[derive(Default)]
+pub struct Upstreams {
+    states: Vec<Option<Box<State>>>,
+}
+
+/// One upstream.
+pub struct State {
+    spec: Arc<Spec>,
+    endpoints: Vec<Endpoint>, // as spec.nodes
+    shares: Vec<Share>,       // as spec.nodes
+    priorities: Vec<i64>,     // distinct, highest first
+    versions: u64,            // sum of the names' versions
+}
+
+#[derive(Default)]
+struct Endpoint {
+    addresses: Vec<(SocketAddr, PoolId)>,
+    next: usize,
+}
+
+/// Nodes that an exchange has tried, by index; bounded by `limits::TRIES_MAX`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tried {
+    nodes: [u16; limits::TRIES_MAX],
+    count: usize,
+}
+
+/// A picked node.
+#[derive(Clone, Copy, Debug)]
+pub struct Picked {
+    /// Index in `Spec::nodes`.
+    pub node: u16,
+    /// Address to connect to.
+    pub address: SocketAddr,
+    /// Its pool.
+    pub pool: PoolId,
+}
+
+impl Tried {
+    /// Notes a try.
+    pub fn note(&mut self, node: u16) {
+        if let Some(free) = self.nodes.get_mut(self.count) {
+            *free = node;
+            self.count += 1;
+        }
+    }
+
+    /// True if the node was tried.
+    pub fn has(&self, node: usize) -> bool {
+        self.nodes.iter().take(self.count).any(|&tried| usize::from(tried) == node)
+    }
+
+    /// Tries so far.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+impl Upstreams {
+    /// The state of an upstream, made or reconciled where needed. `worker` staggers the first turn.
+    pub fn of(&mut self, spec: &Arc<Spec>, pools: &mut Pools, worker: u16) -> Option<&mut State> {
+        let slot = spec.slot as usize;
+        if slot >= self.states.len() {
+            self.states.resize_with(slot + 1, || None);
+        }
+        let state = self.states.get_mut(slot)?;
+        match state {
+            Some(state) if Arc::ptr_eq(&state.spec, spec) && state.versions == versions(spec) => {}
+            Some(state) => state.reconcile(spec, pools),
+            None => *state = Some(Box::new(State::new(spec, pools, worker))),
+        }
+        state.as_deref_mut()
+    }
+
+    /// Forgets the state of slots that `alive` does not name, and says which addresses are still in use.
+    pub fn retain(&mut self, alive: impl Fn(u32) -> bool) -> std::collections::HashSet<SocketAddr> {
+        for (slot, state) in self.states.iter_mut().enumerate() {
+            if state.is_some() && !alive(slot as u32) {
+                *state = None;
+            }
+        }
+        self.addresses().collect()
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let endpoints = self.states.iter().flatten().flat_map(|state| &state.endpoints);
+        endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|(address, _)| *address))
+    }
+}
+
+impl State {
+    fn new(spec: &Arc<Spec>, pools: &mut Pools, worker: u16) -> Self {
+        let mut state = Self {
+            spec: spec.clone(),
+            endpoints: Vec::new(),
+            shares: Vec::new(),
+            priorities: Vec::new(),
+            versions: 0,
+        };
+        state.reconcile(spec, pools);
+        for _ in 0..usize::from(worker) % spec.nodes.len().max(1) {
+            state.pick(&Tried::default()); // workers that start together do not all begin with the same node
+        }
+        state
+    }
+
+    /// Takes over a new form of the upstream; turns of nodes that stay go on.
+    fn reconcile(&mut self, spec: &Arc<Spec>, pools: &mut Pools) {
+        let kept = |node: &Node| {
+            let same = |old: &Node| old.host == node.host && old.port == node.port && old.weight == node.weight;
+            let at = self.spec.nodes.iter().position(same)?;
+            self.shares.get(at).map(|share| share.balance)
+        };
+        let balances: Vec<_> = spec.nodes.iter().map(|node| kept(node).unwrap_or(0)).collect();
+        self.shares =
+            spec.nodes.iter().zip(balances).map(|(node, balance)| Share { weight: node.weight, balance }).collect();
+        self.versions = versions(spec);
+        self.endpoints = spec.nodes.iter().map(|node| endpoint(node, pools)).collect();
+        self.priorities = spec.nodes.iter().map(|node| node.priority).collect();
+        self.priorities.sort_unstable_by(|a, b| b.cmp(a));
+        self.priorities.dedup();
+        self.spec = spec.clone();
+    }
+
+    /// Picks a node that was not tried: the highest priority first, then by turn. An upstream of one node gives it again.
+    pub fn pick(&mut self, tried: &Tried) -> Option<Picked> {
+        if let [endpoint] = self.endpoints.as_mut_slice() {
+            return endpoint.next(0);
+        }
+        for at in 0..self.priorities.len() {
+            let priority = self.priorities.get(at).copied()?;
+            let (nodes, endpoints) = (&self.spec.nodes, &self.endpoints);
+            let eligible = |node: usize| {
+                nodes.get(node).is_some_and(|node| node.priority == priority)
+                    && endpoints.get(node).is_some_and(|endpoint| !endpoint.addresses.is_empty())
+                    && !tried.has(node)
+            };
+            if let Some(node) = round_robin::turn(&mut self.shares, eligible) {
+                return self.endpoints.get_mut(node)?.next(node);
+            }
+        }
+        None
+    }
+
+    /// True if no node has an address.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.addresses.is_empty())
+    }
+}
+
+impl Endpoint {
+    fn next(&mut self, node: usize) -> Option<Picked> {
+        let (address, pool) = *self.addresses.get(self.next % self.addresses.len().max(1))?;
+        self.next = self.next.wrapping_add(1);
+        Some(Picked { node: u16::try_from(node).ok()?, address, pool })
+    }
+}
+
+fn endpoint(node: &Node, pools: &mut Pools) -> Endpoint {
+    let mut of = |ip: IpAddr| {
+        let address = SocketAddr::new(ip, node.port);
+        (address, pools.of(address))
+    };
+    let addresses = match (&node.host, &node.name) {
+        (NodeHost::Ip(ip), _) => vec![of(*ip)],
+        (NodeHost::Name(_), Some(name)) => name.addresses().iter().map(|ip| of(*ip)).collect(),
+        (NodeHost::Name(_), None) => Vec::new(),
+    };
+    Endpoint { addresses, next: 0 }
+}
+
+/// Changes whenever an answer for one of the names does: versions only grow.
+fn versions(spec: &Spec) -> u64 {
+    spec.nodes.iter().filter_map(|node| node.name.as_deref()).map(super::names::Name::version).sum()
+}

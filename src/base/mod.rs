@@ -6,3 +6,4 @@ pub mod count;
 pub mod error;
 pub mod limits;
 pub mod wheel;
+pub mod log;

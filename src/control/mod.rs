@@ -1,1 +1,4 @@
 //! Floor 6: the coordinator.
+
+pub mod plan;
+pub mod port_holder;

@@ -9,3 +9,5 @@ pub mod watch;
 
 pub use stream::Stream;
 pub use watch::Wait;
+pub mod host;
+pub mod listen;

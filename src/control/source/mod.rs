@@ -1,0 +1,3 @@
+//! Where the configuration comes from.
+
+pub mod file;

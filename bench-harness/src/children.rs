@@ -157,6 +157,13 @@ pub fn nap(time: Duration) {
     std::thread::park_timeout(time);
 }
 
+/// Where a program is: as given, or in /usr/sbin, which is not on every user's path.
+pub fn program(name: &Path) -> PathBuf {
+    let on_path = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()));
+    let fallback = Path::new("/usr/sbin").join(name);
+    if !on_path && fallback.is_file() { fallback } else { name.to_owned() }
+}
+
 /// What a program says of its version: the first line of its output, standard error included.
 pub fn version(program: &Path, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().ok()?;

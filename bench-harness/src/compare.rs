@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::args::CompareArgs;
-use crate::children::{Child, Scratch, free_address};
+use crate::children::{self, Child, Scratch, free_address};
 use crate::load::{self, Errors, Mark};
 use crate::peers::{self, Kind, Peer, Running, Terms};
 use crate::procfs::{self, Cpu};
@@ -210,7 +210,7 @@ fn find_peers(args: &CompareArgs) -> io::Result<(Vec<Peer>, Vec<String>)> {
             Kind::Haproxy => &args.haproxy,
             Kind::Ringway | Kind::RingwayEpoll => &ringway,
         };
-        match Peer::find(kind, program) {
+        match Peer::find(kind, &children::program(program)) {
             Ok(peer) => found.push(peer),
             Err(why) => left_out.push(why),
         }

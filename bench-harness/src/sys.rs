@@ -180,6 +180,16 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// Makes closing this connection a reset: what was not sent is thrown away and the peer sees an error.
+pub fn reset_on_close(stream: &TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    // SAFETY: `linger` is a whole struct linger, its size is given, and it outlives the call.
+    unsafe {
+        let length = size_of_val(&linger) as u32;
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), length);
+    }
+}
+
 /// Pins the calling thread to one CPU.
 ///
 /// # Errors

@@ -5,5 +5,5 @@ pub mod clock;
 pub mod count;
 pub mod error;
 pub mod limits;
-pub mod wheel;
 pub mod log;
+pub mod wheel;

@@ -1,7 +1,17 @@
-//! Floor 6: the coordinator.
+//! Floor 6: the coordinator. One thread (tokio), never on a request's way: it opens the listeners, starts the workers, watches the
+//! configuration and broadcasts epochs, resolves names, serves the Control API and obeys signals. [`run::run`] is the way through.
 
+pub mod api;
+pub mod fleet;
+pub mod listeners;
+pub mod load;
 pub mod log_writer;
+pub mod metrics;
 pub mod names;
 pub mod plan;
 pub mod port_holder;
+pub mod reload;
+pub mod run;
+pub mod serve;
 pub mod source;
+pub mod status;

@@ -230,13 +230,7 @@ async fn ask(resolver: &TokioResolver, name: &Name, family: RecordType) -> Found
 }
 
 /// What to publish (`None`: keep what there is) and when to ask again. A family without an answer keeps its last addresses.
-fn merge(
-    before: &[IpAddr],
-    v4: &Found,
-    v6: &Found,
-    valid: Option<Duration>,
-    failures: u32,
-) -> (Option<Vec<IpAddr>>, Duration) {
+fn merge(before: &[IpAddr], v4: &Found, v6: &Found, valid: Option<Duration>, failures: u32) -> (Option<Vec<IpAddr>>, Duration) {
     if let (Found::Failed(_), Found::Failed(_) | Found::Absent) | (Found::Absent, Found::Failed(_)) = (v4, v6) {
         let wait = FAILED_MIN.saturating_mul(1 << failures.min(5)).min(FAILED_MAX);
         return (None, wait);

@@ -69,7 +69,8 @@ pub fn plan(workers: &Workers, affinity: &[usize], root: &Path) -> Result<Plan, 
 
 /// The affinity, cut to the cgroup's cpuset where that is narrower.
 fn allowed_cpus(affinity: &[usize], root: &Path) -> Vec<usize> {
-    let cpuset = cgroup_files(root, "cpuset", &["cpuset.cpus.effective"], &["cpuset.effective_cpus", "cpuset.cpus"]).into_iter().next();
+    let cpuset =
+        cgroup_files(root, "cpuset", &["cpuset.cpus.effective"], &["cpuset.effective_cpus", "cpuset.cpus"]).into_iter().next();
     let allowed: BTreeSet<usize> = affinity.iter().copied().collect();
     if let Some(cpuset) = cpuset.and_then(|text| parse_list(text.trim())) {
         let both: Vec<usize> = allowed.iter().copied().filter(|cpu| cpuset.contains(cpu)).collect();
@@ -214,11 +215,14 @@ mod tests {
 
     #[test]
     fn a_v2_quota_is_rounded_up_and_a_parents_quota_counts() {
-        let tree = Tree::new("v2", &[
-            ("proc/self/cgroup", "0::/pod/container\n"),
-            ("sys/fs/cgroup/pod/container/cpu.max", "max 100000\n"),
-            ("sys/fs/cgroup/pod/cpu.max", "150000 100000\n"),
-        ]);
+        let tree = Tree::new(
+            "v2",
+            &[
+                ("proc/self/cgroup", "0::/pod/container\n"),
+                ("sys/fs/cgroup/pod/container/cpu.max", "max 100000\n"),
+                ("sys/fs/cgroup/pod/cpu.max", "150000 100000\n"),
+            ],
+        );
         let made = plan(&auto(), &[0, 1, 2, 3], &tree.0).unwrap();
         assert_eq!(made.cpus, [None, None]);
         assert!(made.reason.contains("1.5 CPUs of 4"), "{}", made.reason);
@@ -226,29 +230,38 @@ mod tests {
 
     #[test]
     fn a_cgroup_namespace_shows_the_files_at_its_root() {
-        let tree = Tree::new("ns", &[
-            ("proc/self/cgroup", "0::/\n"),
-            ("sys/fs/cgroup/cpu.max", "800000 100000\n"),
-            ("sys/fs/cgroup/cpuset.cpus.effective", "1-2\n"),
-        ]);
+        let tree = Tree::new(
+            "ns",
+            &[
+                ("proc/self/cgroup", "0::/\n"),
+                ("sys/fs/cgroup/cpu.max", "800000 100000\n"),
+                ("sys/fs/cgroup/cpuset.cpus.effective", "1-2\n"),
+            ],
+        );
         let made = plan(&auto(), &[0, 1, 2, 3], &tree.0).unwrap();
         assert_eq!(made.cpus, [Some(1), Some(2)]);
     }
 
     #[test]
     fn a_v1_quota_and_cpuset_are_read_from_their_controllers() {
-        let tree = Tree::new("v1", &[
-            ("proc/self/cgroup", "4:cpuset:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n"),
-            ("sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us", "100000\n"),
-            ("sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us", "100000\n"),
-            ("sys/fs/cgroup/cpuset/docker/abc/cpuset.cpus", "0-1\n"),
-        ]);
+        let tree = Tree::new(
+            "v1",
+            &[
+                ("proc/self/cgroup", "4:cpuset:/docker/abc\n3:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n"),
+                ("sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us", "100000\n"),
+                ("sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us", "100000\n"),
+                ("sys/fs/cgroup/cpuset/docker/abc/cpuset.cpus", "0-1\n"),
+            ],
+        );
         assert_eq!(plan(&auto(), &[0, 1, 2, 3], &tree.0).unwrap().cpus, [None]);
-        let free = Tree::new("v1-free", &[
-            ("proc/self/cgroup", "3:cpu,cpuacct:/\n"),
-            ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
-            ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
-        ]);
+        let free = Tree::new(
+            "v1-free",
+            &[
+                ("proc/self/cgroup", "3:cpu,cpuacct:/\n"),
+                ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
+                ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+            ],
+        );
         assert_eq!(plan(&auto(), &[0, 1], &free.0).unwrap().cpus, [Some(0), Some(1)]);
     }
 

@@ -36,7 +36,14 @@ pub enum Look {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stamp {
     /// Where the path leads to in the end (a ConfigMap swaps a symlink on the way) and the file found there.
-    File { target: PathBuf, device: u64, inode: u64, size: u64, modified: (i64, i64), changed: (i64, i64) },
+    File {
+        target: PathBuf,
+        device: u64,
+        inode: u64,
+        size: u64,
+        modified: (i64, i64),
+        changed: (i64, i64),
+    },
     /// Names of the configuration files in a directory that `include:` looked into.
     Names(Vec<PathBuf>),
     Missing,
@@ -49,6 +56,16 @@ impl Watch {
         let mut watch = Self { files, directories, applied: Vec::new(), pending: None };
         watch.applied = watch.stamps();
         watch
+    }
+
+    /// Files that are watched.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Directories that are watched.
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
     }
 
     /// Watches another set of files from now on. Stamps of files that stay are kept as they are, so that nothing written since

@@ -1,0 +1,31 @@
+//! `ringway schema`
+
+use clap::Args;
+
+use crate::control::load;
+
+/// Print the JSON Schema of the configuration, for editors.
+#[derive(Debug, Args)]
+pub struct Schema {
+    /// The settings as Markdown
+    #[arg(long)]
+    markdown: bool,
+    /// The plugins as Markdown
+    #[arg(long, conflicts_with = "markdown")]
+    plugins_markdown: bool,
+}
+
+impl Schema {
+    /// Prints it.
+    pub fn run(&self) -> u8 {
+        let page = if self.markdown {
+            load::schema_markdown()
+        } else if self.plugins_markdown {
+            load::plugins_markdown()
+        } else {
+            format!("{:#}\n", load::schema())
+        };
+        super::print(&page);
+        0
+    }
+}

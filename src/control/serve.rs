@@ -1,0 +1,418 @@
+//! The coordinator's loop: events of the workers, reloads, signals, and the end.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use super::listeners::{Change, Listeners};
+use super::load::{Loaded, Outcome, Text};
+use super::log_writer::LogWriter;
+use super::reload::{Notice, Order};
+use super::run::Failure;
+use super::status::{LastReload, Phase, Shared};
+use crate::base::{clock, log};
+use crate::config::gateway::{Dns, Gateway};
+use crate::worker::{Event, Message, Published};
+
+/// How often the workers' threads are looked at.
+const TURN: Duration = Duration::from_secs(1);
+/// Longest wait for the listeners to be emptied and closed, and for workers told to end at once.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// What a worker gets beyond the drain's deadline to say that it has ended.
+const END_SLACK: Duration = Duration::from_secs(2);
+/// A worker that lags for so long behind an epoch does not hold back the next reload.
+const ACK_WAIT: Duration = Duration::from_secs(10);
+
+/// The coordinator, with everything it holds.
+pub struct Coordinator {
+    /// What the Control API sees too.
+    pub shared: Arc<Shared>,
+    /// Where workers look for the newest epoch.
+    pub published: Arc<Published>,
+    /// The listeners.
+    pub listeners: Listeners,
+    /// Events of the workers.
+    pub events: flume::Receiver<Event>,
+    /// The workers' threads.
+    pub threads: Vec<JoinHandle<()>>,
+    /// The access log.
+    pub log: LogWriter,
+    /// Orders for the helper thread.
+    pub helper: flume::Sender<Order>,
+    /// What the helper has read.
+    pub results: flume::Receiver<Notice>,
+    /// `dns` of the newest epoch.
+    pub dns: watch::Sender<Dns>,
+    /// Wakes the resolver.
+    pub kick: Arc<Notify>,
+}
+
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    quit: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+}
+
+/// What a signal asks for.
+enum Ask {
+    Reload,
+    Drain,
+    Stop,
+    Reopen,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Ask {
+        tokio::select! {
+            _ = self.interrupt.recv() => Ask::Stop,
+            _ = self.terminate.recv() => Ask::Drain,
+            _ = self.quit.recv() => Ask::Drain,
+            _ = self.reload.recv() => Ask::Reload,
+            _ = self.reopen.recv() => Ask::Reopen,
+        }
+    }
+}
+
+/// An epoch whose acknowledgements are awaited.
+struct Awaited {
+    epoch: u64,
+    since: Instant,
+    longest: Duration,
+}
+
+impl Coordinator {
+    /// Gives the listeners to the workers and serves until a signal or a dead worker ends it.
+    ///
+    /// # Errors
+    /// If a worker died.
+    pub async fn run(mut self, change: Change) -> Result<(), Failure> {
+        let mut signals =
+            Signals::new().map_err(|error| Failure::configuration(format!("error: cannot catch signals: {error}")))?;
+        let shared = self.shared.clone();
+        self.listeners.apply(change, &shared.fleet);
+        shared.note_listeners(self.listeners.states());
+        shared.enter(Phase::Serving);
+        tracing::info!("serving epoch {}", shared.epoch());
+        let (how, outcome) = match self.serve(&mut signals).await {
+            End::Asked(how) => (how, Ok(())),
+            End::Died(worker) => {
+                tracing::error!("worker {worker} died: the gateway stops");
+                if let Some(seat) = shared.fleet.seats.get(worker) {
+                    seat.note_end();
+                    self.listeners.ended(seat.index, &shared.fleet);
+                }
+                let message = format!("error: worker {worker} died; see the error log");
+                (Ask::Drain, Err(Failure::configuration(message)))
+            }
+        };
+        self.finish(&mut signals, how).await;
+        outcome
+    }
+
+    async fn serve(&mut self, signals: &mut Signals) -> End {
+        let mut turn = tokio::time::interval(TURN);
+        let mut awaited = None;
+        loop {
+            tokio::select! {
+                event = self.events.recv_async() => {
+                    match event {
+                        Ok(event) => self.on_event(event, &mut awaited),
+                        // Every worker's end is gone.
+                        Err(_) => return End::Died(0),
+                    }
+                }
+                notice = self.results.recv_async() => {
+                    if let Ok(notice) = notice {
+                        awaited = self.on_notice(notice).or(awaited);
+                    }
+                }
+                ask = signals.next() => match ask {
+                    Ask::Reload => {
+                        tracing::info!("HUP: reading the configuration again");
+                        let _ = self.helper.send(Order::Reload);
+                    }
+                    Ask::Reopen => self.reopen_logs(),
+                    how => return End::Asked(how),
+                },
+                _ = turn.tick() => {
+                    if let Some(worker) = self.dead_worker() {
+                        return End::Died(worker);
+                    }
+                    self.shared.note_log_failures(self.log.failures());
+                }
+            }
+            self.look_at_acks(&mut awaited);
+        }
+    }
+
+    fn on_event(&mut self, event: Event, awaited: &mut Option<Awaited>) {
+        let fleet = &self.shared.fleet;
+        match event {
+            Event::Acked { worker, epoch } => {
+                if let Some(seat) = fleet.seat(worker) {
+                    seat.note_ack(epoch);
+                }
+                if let Some(awaited) = awaited.as_mut().filter(|awaited| awaited.epoch == epoch) {
+                    awaited.longest = awaited.longest.max(awaited.since.elapsed());
+                }
+            }
+            Event::Returned(snapshot) => {
+                let _ = self.helper.send(Order::Drop(Box::new(snapshot)));
+            }
+            Event::Stopped { worker, id } => {
+                self.listeners.stopped(worker, id, fleet);
+                self.shared.note_listeners(self.listeners.states());
+            }
+            Event::Closed { worker, id } => {
+                self.listeners.closed(worker, id, fleet);
+                self.shared.note_listeners(self.listeners.states());
+            }
+            Event::Ended { worker, cut } => {
+                if let Some(seat) = fleet.seat(worker) {
+                    seat.note_end();
+                }
+                self.listeners.ended(worker, fleet);
+                match cut {
+                    0 => tracing::info!("worker {worker} has ended"),
+                    cut => tracing::warn!("worker {worker} has ended; {cut} connections were cut at the deadline"),
+                }
+            }
+            Event::Failed { worker, error } => {
+                if let Some(seat) = fleet.seat(worker) {
+                    seat.note_end();
+                }
+                tracing::error!("worker {worker}: {error}");
+            }
+            Event::Ready { worker, driver } => {
+                if let Some(seat) = fleet.seat(worker) {
+                    seat.note_ready(driver);
+                }
+            }
+        }
+    }
+
+    /// Deals with a configuration that was read; gives the epoch whose acknowledgements are awaited.
+    fn on_notice(&mut self, notice: Notice) -> Option<Awaited> {
+        match notice.outcome {
+            Outcome::Unchanged => {
+                if notice.asked {
+                    tracing::info!("the configuration is unchanged");
+                }
+                let mended = !self.shared.reloads().good;
+                if mended {
+                    tracing::info!("the configuration is good again: the one that is served (epoch {})", self.shared.epoch());
+                }
+                self.note_result("unchanged", Json::Null);
+                None
+            }
+            Outcome::Broken(report) => {
+                self.refuse(&report);
+                None
+            }
+            Outcome::Ready(loaded) => match self.listeners.prepare(&loaded.gateway) {
+                Ok(change) => Some(self.publish(*loaded, change)),
+                Err(error) => {
+                    let human = format!("error: {error}");
+                    self.refuse(&Text { json: Json::String(error.to_string()), human, files: Vec::new() });
+                    let _ = self.helper.send(Order::Done { published: false });
+                    let _ = self.helper.send(Order::Drop(Box::new(loaded)));
+                    None
+                }
+            },
+        }
+    }
+
+    fn refuse(&self, report: &Text) {
+        tracing::error!("the configuration is refused, epoch {} stays:\n{}", self.shared.epoch(), report.human.trim_end());
+        self.note_result("refused", report.json.clone());
+    }
+
+    fn note_result(&self, outcome: &'static str, report: Json) {
+        self.shared.note_reload(|reloads| {
+            reloads.good = outcome != "refused";
+            match outcome {
+                "refused" => reloads.failed += 1,
+                "published" => reloads.published += 1,
+                _ => {}
+            }
+            if reloads.good {
+                reloads.last_good = clock::wall();
+            }
+            reloads.last = Some(LastReload { outcome, at: clock::wall(), report });
+        });
+    }
+
+    fn publish(&mut self, loaded: Loaded, change: Change) -> Awaited {
+        let epoch = loaded.snapshot.epoch;
+        let shared = self.shared.clone();
+        let before = (self.published.current(), shared.model());
+        if !shared.reloads().good {
+            tracing::info!("the configuration is good again");
+        }
+        warn_of_fixed_settings(&shared.gateway(), &loaded.gateway);
+        loaded.warnings.human.trim_end().split("\n\n").filter(|text| !text.is_empty()).for_each(|text| tracing::warn!("{text}"));
+        let since = Instant::now();
+        self.published.publish(loaded.snapshot);
+        shared.note_epoch(epoch, loaded.gateway.clone(), loaded.model);
+        shared.fleet.broadcast(|| Message::Epoch);
+        self.listeners.apply(change, &shared.fleet);
+        shared.note_listeners(self.listeners.states());
+        self.follow_settings(&loaded.gateway);
+        shared.note_reload(|reloads| reloads.compile = loaded.took);
+        self.note_result("published", loaded.warnings.json);
+        tracing::info!("epoch {epoch} is published, compiled in {:.1} ms", loaded.took.as_secs_f64() * 1e3);
+        let _ = self.helper.send(Order::Drop(Box::new(before)));
+        Awaited { epoch, since, longest: Duration::ZERO }
+    }
+
+    /// What of a new `gateway:` concerns the coordinator itself.
+    fn follow_settings(&self, gateway: &Gateway) {
+        log::set_level(&gateway.error_log.level);
+        if let Err(error) = log::set_path(gateway.error_log.path.as_deref()) {
+            tracing::error!("cannot open error_log: {error}");
+        }
+        self.log.set_path(gateway.access_log.as_ref().map(|log| log.path.as_path()));
+        self.dns.send_if_modified(|dns| {
+            let changed = *dns != gateway.dns;
+            dns.clone_from(&gateway.dns);
+            changed
+        });
+        self.kick.notify_one();
+    }
+
+    /// Once all workers serve the new epoch, or one takes too long, the helper may go on.
+    fn look_at_acks(&self, awaited: &mut Option<Awaited>) {
+        let Some(waiting) = awaited else { return };
+        let lagging = self.shared.fleet.lagging(waiting.epoch);
+        if lagging.is_empty() {
+            let longest = waiting.longest;
+            tracing::info!(
+                "epoch {} is served by all workers, the last after {:.1} ms",
+                waiting.epoch,
+                longest.as_secs_f64() * 1e3
+            );
+            self.shared.note_reload(|reloads| reloads.ack = longest);
+        } else if waiting.since.elapsed() > ACK_WAIT {
+            tracing::error!("workers {lagging:?} do not acknowledge epoch {}", waiting.epoch);
+        } else {
+            return;
+        }
+        *awaited = None;
+        let _ = self.helper.send(Order::Done { published: true });
+    }
+
+    fn dead_worker(&self) -> Option<usize> {
+        self.threads.iter().position(JoinHandle::is_finished)
+    }
+
+    fn reopen_logs(&self) {
+        self.log.reopen();
+        match log::reopen() {
+            Ok(()) => tracing::info!("USR1: log files are opened again"),
+            Err(error) => tracing::error!("USR1: cannot open the error log again: {error}"),
+        }
+    }
+
+    /// The end: by draining, or at once; a second signal turns the first into the second.
+    async fn finish(mut self, signals: &mut Signals, how: Ask) {
+        let shared = self.shared.clone();
+        shared.enter(Phase::Draining);
+        if matches!(how, Ask::Drain) {
+            let drained = tokio::select! {
+                () = self.drain() => true,
+                () = second(signals) => false,
+            };
+            if !drained {
+                tracing::warn!("a second signal: stopping at once");
+            }
+        }
+        if shared.fleet.running().next().is_some() {
+            shared.fleet.broadcast(|| Message::Stop);
+            self.wait(CLOSE_WAIT, |this| this.shared.fleet.running().next().is_none()).await;
+        }
+        self.listeners.abandon();
+        for (thread, seat) in self.threads.drain(..).zip(&shared.fleet.seats) {
+            if seat.ended() && !thread.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+        self.log.stop();
+        tracing::info!("stopped");
+    }
+
+    /// Readiness fails first, for the balancer in front to notice; then nobody accepts any more; then what is begun is finished.
+    async fn drain(&mut self) {
+        let timeouts = self.shared.gateway().timeouts;
+        if !timeouts.drain_delay.is_zero() {
+            tracing::info!("stopping: not ready any more, draining in {:?}", timeouts.drain_delay);
+            self.wait(timeouts.drain_delay, |_| false).await;
+        }
+        let started = Instant::now();
+        tracing::info!("draining for at most {:?}", timeouts.drain);
+        let shared = self.shared.clone();
+        self.listeners.stop_all(&shared.fleet);
+        self.wait(CLOSE_WAIT.min(timeouts.drain), |this| this.listeners.all_closed()).await;
+        let left = timeouts.drain.saturating_sub(started.elapsed());
+        shared.fleet.broadcast(|| Message::Drain { deadline: left });
+        self.wait(left + END_SLACK, |this| this.shared.fleet.running().next().is_none()).await;
+    }
+
+    /// Handles events until something holds, or for so long.
+    async fn wait(&mut self, limit: Duration, holds: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + limit;
+        while !holds(self) {
+            tokio::select! {
+                event = self.events.recv_async() => match event {
+                    Ok(event) => self.on_event(event, &mut None),
+                    // Every worker's thread has ended, so nothing more will come.
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep_until(deadline) => return,
+            }
+        }
+    }
+}
+
+/// How serving ended.
+enum End {
+    Asked(Ask),
+    Died(usize),
+}
+
+/// The second signal to stop; others do not matter any more.
+async fn second(signals: &mut Signals) {
+    while matches!(signals.next().await, Ask::Reload | Ask::Reopen) {}
+}
+
+/// Settings that a running process cannot change.
+fn warn_of_fixed_settings(before: &Gateway, after: &Gateway) {
+    let fixed = [
+        ("workers", before.workers != after.workers),
+        ("user", before.user != after.user),
+        ("control", before.control != after.control),
+    ];
+    for (name, changed) in fixed {
+        if changed {
+            tracing::warn!("gateway.{name} has changed: that takes effect at the next start");
+        }
+    }
+}

@@ -91,6 +91,9 @@ pub struct CompareArgs {
     /// Spread of the floor's CPU per request, (max - min) / median, beyond which a close ratio is left unsettled.
     #[arg(long, default_value_t = 0.4)]
     pub noise: f64,
+    /// Memory with so many idle keepalive connections; separated by commas, none for empty.
+    #[arg(long, default_value = "1000", value_delimiter = ',')]
+    pub idle: Vec<usize>,
     /// Leave out the sample of syscalls.
     #[arg(long)]
     pub no_syscalls: bool,

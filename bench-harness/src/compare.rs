@@ -14,12 +14,13 @@ use serde_json::Value;
 
 use crate::args::CompareArgs;
 use crate::children::{self, Child, Scratch, free_address};
+use crate::idle::{self, Idle};
 use crate::load::{self, Errors, Mark};
 use crate::peers::{self, Kind, Peer, Running, Terms};
 use crate::procfs::{self, Cpu};
 use crate::syscalls::{self, Counts, Who};
 use crate::workload::{self, Workload};
-use crate::{host, report, stats, sys};
+use crate::{chart, host, report, stats, sys};
 
 /// One peer under one load in one round.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,6 +94,8 @@ pub struct Run {
     pub command: String,
     /// By load.
     pub tables: Vec<Table>,
+    /// Memory with idle connections, one sample each, a peer started afresh for each.
+    pub idle: Vec<(Kind, Idle)>,
 }
 
 /// Runs the comparison and writes the report.
@@ -105,6 +108,7 @@ pub fn compare(args: &CompareArgs) -> io::Result<()> {
     fs::create_dir_all(&args.out)?;
     let name = format!("{}-{}", run.date[..16].replace(':', ""), args.label);
     let (md, json) = (args.out.join(format!("{name}.md")), args.out.join(format!("{name}.json")));
+    fs::write(args.out.join(format!("{name}.svg")), chart::svg(&run))?;
     fs::write(&md, &markdown)?;
     fs::write(&json, serde_json::to_string_pretty(&report::json(&run))?)?;
     println!("{markdown}\nwritten to {} and {}", md.display(), json.display());
@@ -153,6 +157,7 @@ pub fn measure(args: &CompareArgs) -> io::Result<Run> {
     if !args.no_syscalls {
         count_syscalls(&found, &mut tables, &terms, args)?;
     }
+    let idle = idle_memory(&found, &terms, args);
     let after = host::stolen();
     let described = found.into_iter().map(|peer| (peer.clone(), describe(&peer, &terms))).collect();
     Ok(Run {
@@ -166,6 +171,7 @@ pub fn measure(args: &CompareArgs) -> io::Result<Run> {
         noise_bound: args.noise,
         command: std::env::args().collect::<Vec<_>>().join(" "),
         tables,
+        idle,
     })
 }
 
@@ -277,6 +283,20 @@ fn note(round: usize, rounds: usize, workload: &Workload, kind: Kind, sample: Op
         ),
         None => eprintln!("round {round}/{rounds} {load:>8} {name:<13} not measured"),
     }
+}
+
+fn idle_memory(peers: &[Peer], terms: &Terms, args: &CompareArgs) -> Vec<(Kind, Idle)> {
+    let mut all = Vec::new();
+    for peer in peers.iter().filter(|p| !matches!(p.kind, Kind::Direct | Kind::Floor)) {
+        // Half of the descriptors are for the other end, which is this process.
+        for connections in args.idle.iter().filter(|n| (**n as u64) < terms.connections) {
+            match peer.start(terms).and_then(|running| idle::measure(running.address, &running.pids, *connections)) {
+                Ok(idle) => all.push((peer.kind, idle)),
+                Err(e) => eprintln!("{} idle connections of {}: {e}", connections, peer.kind.name()),
+            }
+        }
+    }
+    all
 }
 
 fn count_syscalls(peers: &[Peer], tables: &mut [Table], terms: &Terms, args: &CompareArgs) -> io::Result<()> {

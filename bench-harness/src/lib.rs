@@ -7,12 +7,14 @@
 
 pub mod args;
 pub mod backend;
+pub mod chart;
 pub mod children;
 pub mod client;
 pub mod compare;
 pub mod floor;
 pub mod gate;
 pub mod host;
+pub mod idle;
 pub mod load;
 pub mod peers;
 pub mod procfs;

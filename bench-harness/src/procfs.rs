@@ -78,6 +78,16 @@ pub fn resident_kib(pids: &[u32]) -> u64 {
     pids.iter().filter_map(|pid| status_kib(*pid, "VmRSS:")).sum()
 }
 
+/// KiB of these processes now with shared pages divided among those that share them (PSS).
+pub fn proportional_kib(pids: &[u32]) -> u64 {
+    let pss = |pid: &u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    pids.iter().filter_map(pss).sum()
+}
+
 /// Peak resident KiB of one process.
 pub fn peak_kib(pid: u32) -> Option<u64> {
     status_kib(pid, "VmHWM:")
@@ -115,6 +125,6 @@ mod tests {
         let used = cpu(&me).since(&before);
         assert!(used.nanos > 20e6, "{used:?}");
         assert!((used.user_nanos + used.system_nanos - used.nanos).abs() < 1.0 || used.user_nanos == 0.0);
-        assert!(resident_kib(&me) > 0 && descriptors(me[0]) > 2 && tree(me[0]).contains(&me[0]));
+        assert!(resident_kib(&me) > 0 && proportional_kib(&me) > 0 && descriptors(me[0]) > 2 && tree(me[0]).contains(&me[0]));
     }
 }

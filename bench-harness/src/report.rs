@@ -41,6 +41,7 @@ pub fn markdown(run: &Run) -> String {
     for table in &run.tables {
         write_table(&mut out, table, run);
     }
+    write_idle(&mut out, run);
     let _ = writeln!(out, "## Versions and command\n\n    {}\n", run.command);
     for (peer, _) in &run.peers {
         let _ = writeln!(out, "- {}: {}", peer.kind.name(), peer.version);
@@ -50,6 +51,29 @@ pub fn markdown(run: &Run) -> String {
     }
     out.push_str("\nThe configurations are in the JSON file beside this one.\n");
     out
+}
+
+fn write_idle(out: &mut String, run: &Run) {
+    if run.idle.is_empty() {
+        return;
+    }
+    out.push_str("## Memory of idle keepalive connections\n\nPSS of the process tree, one sample, a fresh process each. What a peer allocates ");
+    out.push_str(
+        "ahead is in its total, not in its bytes per connection.\n\n| | connections | MB before | MB with them | bytes each |\n",
+    );
+    out.push_str("|---|--:|--:|--:|--:|\n");
+    for (kind, idle) in &run.idle {
+        let mb = |kib: u64| kib as f64 / 1024.0;
+        let (name, each) = (kind.name(), idle.bytes_each());
+        let _ = writeln!(
+            out,
+            "| {name} | {} | {:.1} | {:.1} | {each:.0} |",
+            idle.connections,
+            mb(idle.before_kib),
+            mb(idle.after_kib)
+        );
+    }
+    out.push('\n');
 }
 
 /// The floor's spread over its rounds, the worst of all loads in the closed loop.
@@ -192,6 +216,8 @@ pub fn json(run: &Run) -> Value {
         "seconds": run.seconds,
         "peers": peers,
         "left_out": run.left_out,
+        "idle": run.idle.iter().map(|(kind, i)| json!({"peer": kind.name(), "connections": i.connections, "before_kib": i.before_kib,
+            "after_kib": i.after_kib, "bytes_each": i.bytes_each()})).collect::<Vec<_>>(),
         "workloads": run.tables.iter().map(table_json).collect::<Vec<_>>(),
     })
 }

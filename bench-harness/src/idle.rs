@@ -1,0 +1,58 @@
+//! What an idle keepalive connection costs in memory: one request each, then silence.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::children::nap;
+use crate::procfs;
+
+/// Memory of a peer with so many idle connections.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Idle {
+    /// Connections held.
+    pub connections: usize,
+    /// PSS in KiB before the first was opened.
+    pub before_kib: u64,
+    /// PSS in KiB with all of them idle.
+    pub after_kib: u64,
+}
+
+impl Idle {
+    /// Bytes per connection. Peers that allocate ahead or reuse pools show too little: compare totals as well.
+    pub fn bytes_each(&self) -> f64 {
+        self.after_kib.saturating_sub(self.before_kib) as f64 * 1024.0 / self.connections.max(1) as f64
+    }
+}
+
+/// Opens `connections`, asks once on each, and looks at the memory of `pids`.
+///
+/// # Errors
+/// Where a connection can't be made or its answer does not come.
+pub fn measure(address: SocketAddr, pids: &[u32], connections: usize) -> io::Result<Idle> {
+    let before_kib = procfs::proportional_kib(pids);
+    let mut held = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: bench.local\r\n\r\n")?;
+        let mut answer = [0; 2048];
+        if stream.read(&mut answer)? == 0 {
+            return Err(io::Error::other(format!("connection {} was closed", held.len() + 1)));
+        }
+        held.push(stream);
+    }
+    nap(Duration::from_millis(300));
+    Ok(Idle { connections, before_kib, after_kib: procfs::proportional_kib(pids) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_each_never_fall_below_zero() {
+        assert_eq!(Idle { connections: 1024, before_kib: 10, after_kib: 2058 }.bytes_each(), 2048.0);
+        assert_eq!(Idle { connections: 8, before_kib: 10, after_kib: 9 }.bytes_each(), 0.0);
+    }
+}

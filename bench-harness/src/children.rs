@@ -68,8 +68,8 @@ impl Child {
     ///
     /// # Errors
     /// Where the process ends before, or time is up; the end of its output is part of the message.
-    pub fn wait_for(&mut self, address: SocketAddr) -> io::Result<()> {
-        let until = Instant::now() + START;
+    pub fn wait_for(&mut self, address: SocketAddr, patience: Duration) -> io::Result<()> {
+        let until = Instant::now() + patience;
         loop {
             if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
                 return Ok(());

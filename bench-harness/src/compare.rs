@@ -183,7 +183,7 @@ pub fn start_backend(terms: &Terms, cpu: usize) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["backend", "--listen", &terms.upstream.to_string()]);
     let mut backend = Child::start(command, Some(cpu), &terms.directory.join("backend.out"), libc::SIGKILL)?;
-    backend.wait_for(terms.upstream)?;
+    backend.wait_for(terms.upstream, children::START)?;
     Ok(backend)
 }
 

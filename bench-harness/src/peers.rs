@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::children::{Child, free_address, version};
+use crate::children::{Child, START, free_address, version};
 use crate::procfs;
 
 /// Directory of Debian's nginx modules.
@@ -161,7 +161,7 @@ impl Peer {
             }
         };
         let mut child = Child::start(command, Some(terms.cpu), &output, death)?;
-        child.wait_for(address)?;
+        child.wait_for(address, START)?;
         let pids = procfs::tree(child.pid());
         Ok(Running { address, pids, child: Some(child), logs: vec![access, output] })
     }

@@ -7,10 +7,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::children::{Child, nap};
+use crate::children::{Child, eventually, nap, tail};
+use crate::procfs::threads;
 
 /// The kinds that perf counts one by one; what is none of them is `other`.
-const KINDS: [&str; 27] = [
+const KINDS: [&str; 28] = [
     "io_uring_enter",
     "epoll_wait",
     "epoll_pwait",
@@ -38,6 +39,7 @@ const KINDS: [&str; 27] = [
     "mmap",
     "madvise",
     "clock_gettime",
+    "getpid",
 ];
 const ALL: &str = "raw_syscalls:sys_enter";
 const SQES: &str = "io_uring:io_uring_submit_req";
@@ -85,7 +87,11 @@ pub fn begin(who: Who<'_>, directory: &Path) -> io::Result<Counting> {
     let _ = fs::remove_file(&log);
     let perf = tracepoints();
     let child = Child::start(if perf { perf_command(who) } else { strace_command(who) }, None, &log, libc::SIGKILL)?;
-    nap(Duration::from_millis(200)); // both need a moment to attach; what they miss is on both sides of the count
+    if perf {
+        nap(Duration::from_millis(200)); // perf says nothing when it has attached; it is quick
+    } else if !eventually(Duration::from_secs(5), || traced(who)) {
+        return Err(io::Error::other(format!("strace did not attach: {}", tail(&log))));
+    }
     Ok(Counting { child, perf, log })
 }
 
@@ -98,13 +104,24 @@ impl Counting {
         self.child.finish(libc::SIGINT, Duration::from_secs(5));
         let text = fs::read_to_string(&self.log)?;
         let counts = if self.perf { parse_perf(&text) } else { parse_strace(&text) };
-        counts.ok_or_else(|| io::Error::other(format!("no counts in: {}", crate::children::tail(&self.log))))
+        counts.ok_or_else(|| io::Error::other(format!("no counts in: {}", tail(&self.log))))
     }
 }
 
 fn tracepoints() -> bool {
     let tried = Command::new("perf").args(["stat", "-x,", "-e", ALL, "-e", SQES, "true"]).output();
     tried.is_ok_and(|o| o.status.success() && parse_perf(&String::from_utf8_lossy(&o.stderr)).is_some())
+}
+
+/// A tracer holds every thread that is to be counted.
+fn traced(who: Who<'_>) -> bool {
+    let held = |path: String| fs::read_to_string(path).is_ok_and(|text| !text.contains("TracerPid:\t0\n"));
+    match who {
+        Who::Processes(pids) => {
+            pids.iter().all(|pid| threads(*pid).iter().all(|tid| held(format!("/proc/{pid}/task/{tid}/status"))))
+        }
+        Who::Thread(tid) => held(format!("/proc/{tid}/status")),
+    }
 }
 
 fn list(ids: &[u32]) -> String {

@@ -45,19 +45,23 @@ pub struct Subject {
 }
 
 /// What the Control API says of epochs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Epochs {
     /// The epoch published last.
     pub current: u64,
     /// What each worker has acknowledged.
     pub workers: Vec<u64>,
+    /// What the gateway itself says of the last reload: ms to compile, ms until all had acknowledged.
+    pub reload_millis: Option<[f64; 2]>,
 }
 
 impl Epochs {
     /// Reads `/v1/ringway`: `epoch`, and `workers` with an `epoch` each.
     pub fn parse(document: &Value) -> Option<Self> {
         let workers = document["workers"].as_array()?.iter().map(|w| w["epoch"].as_u64()).collect::<Option<Vec<u64>>>()?;
-        Some(Self { current: document["epoch"].as_u64()?, workers })
+        let reload_millis = [document["reload"]["compile_ms"].as_f64(), document["reload"]["ack_ms"].as_f64()];
+        let reload_millis = reload_millis[0].zip(reload_millis[1]).map(|(compile, ack)| [compile, ack]);
+        Some(Self { current: document["epoch"].as_u64()?, workers, reload_millis })
     }
 
     /// Every worker serves the current epoch.
@@ -85,7 +89,7 @@ impl Subject {
             libc::SIGKILL
         };
         let mut child = Child::start(command, None, &scratch.path().join("gateway.out"), death)?;
-        child.wait_for(address)?;
+        child.wait_for(address, children::START + Duration::from_millis(setup.routes as u64))?;
         Ok(Self { address, control, setup, scratch, child, version: 0 })
     }
 
@@ -239,9 +243,10 @@ mod tests {
 
     #[test]
     fn epochs_are_read_and_settle() {
-        let mut document = json!({"epoch": 7, "workers": [{"epoch": 7}, {"epoch": 6}]});
+        let mut document =
+            json!({"epoch": 7, "workers": [{"epoch": 7}, {"epoch": 6}], "reload": {"compile_ms": 3.5, "ack_ms": 1.5}});
         let epochs = Epochs::parse(&document).unwrap();
-        assert_eq!((epochs.current, epochs.settled()), (7, false));
+        assert_eq!((epochs.current, epochs.settled(), epochs.reload_millis), (7, false, Some([3.5, 1.5])));
         document["workers"][1]["epoch"] = json!(7);
         assert!(Epochs::parse(&document).unwrap().settled());
         assert!(!Epochs::parse(&json!({"epoch": 7, "workers": []})).unwrap().settled());

@@ -58,8 +58,8 @@ pub struct Arguments {
 pub enum Command {
     /// Run the gateway in the foreground
     ///
-    /// Signals: HUP reads the configuration again; TERM and QUIT drain and stop, a second one or INT stops at once; USR1 opens the
-    /// log files again. The file is also read again when it changes.
+    /// Signals: HUP reads the configuration again; TERM and QUIT drain and stop, a second one or INT stops at once; USR1 opens
+    /// the log files again. The file is also read again when it changes.
     Run,
     /// Check the configuration: all errors at once, with file, line, column and what was expected
     Check(check::Check),

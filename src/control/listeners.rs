@@ -1,5 +1,6 @@
-//! The listeners: opened before the workers start, added, changed and removed by reloads, and stopped so that no queued connection
-//! is lost: stop accepting everywhere, then empty the queue without blocking, then close (runtime.md §3.2). Never shutdown(2).
+//! The listeners: opened before the workers start, added, changed and removed by reloads, and stopped so that no queued
+//! connection is lost: stop accepting everywhere, then empty the queue without blocking, then close (runtime.md §3.2). Never
+//! shutdown(2).
 
 use std::collections::BTreeSet;
 use std::fmt;

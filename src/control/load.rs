@@ -1,4 +1,5 @@
-//! From the configuration's files to a snapshot that may become an epoch: read, check, compile. Blocks; runs on the helper thread.
+//! From the configuration's files to a snapshot that may become an epoch: read, check, compile. Blocks; runs on the helper
+//! thread.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;

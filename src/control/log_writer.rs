@@ -1,5 +1,5 @@
-//! The access log's writer: one thread that takes batches of lines from the workers and writes them. A slow disk or pipe stops only
-//! this thread; workers drop and count what does not fit the queue.
+//! The access log's writer: one thread that takes batches of lines from the workers and writes them. A slow disk or pipe stops
+//! only this thread; workers drop and count what does not fit the queue.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -1,5 +1,6 @@
-//! Floor 6: the coordinator. One thread (tokio), never on a request's way: it opens the listeners, starts the workers, watches the
-//! configuration and broadcasts epochs, resolves names, serves the Control API and obeys signals. [`run::run`] is the way through.
+//! Floor 6: the coordinator. One thread (tokio), never on a request's way: it opens the listeners, starts the workers, watches
+//! the configuration and broadcasts epochs, resolves names, serves the Control API and obeys signals. [`run::run`] is the way
+//! through.
 
 pub mod api;
 pub mod fleet;
@@ -8,6 +9,7 @@ pub mod load;
 pub mod log_writer;
 pub mod metrics;
 pub mod names;
+pub mod notify;
 pub mod plan;
 pub mod port_holder;
 pub mod reload;

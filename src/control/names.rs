@@ -304,6 +304,75 @@ mod tests {
         assert_eq!(merge(&[ip("10.0.0.1")], &Found::Absent, &Found::Absent, None, 0), (Some(Vec::new()), ABSENT));
     }
 
+    /// What the scripted server answers for A; AAAA always gets an empty answer.
+    #[derive(Clone, Copy)]
+    enum Script {
+        Address([u8; 4], u32),
+        Code(u8),
+    }
+
+    /// A DNS server as small as it can be: it answers any name by the script.
+    fn server() -> (std::net::SocketAddr, Arc<std::sync::Mutex<Script>>) {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let script = Arc::new(std::sync::Mutex::new(Script::Address([10, 0, 0, 1], 1)));
+        let shared = script.clone();
+        std::thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length, peer)) = socket.recv_from(&mut query) {
+                // The question ends with type and class; what follows it (EDNS) is not copied.
+                let name_end = 12 + query[12..length].iter().position(|byte| *byte == 0).unwrap() + 1;
+                let is_a = query[name_end..name_end + 2] == [0, 1];
+                let (code, record) = match *shared.lock().unwrap() {
+                    Script::Address(ip, ttl) if is_a => (0, Some((ip, ttl))),
+                    Script::Address(..) => (0, None),
+                    Script::Code(code) => (code, None),
+                };
+                let mut answer = vec![query[0], query[1], 0x81, 0x80 | code, 0, 1, 0, u8::from(record.is_some()), 0, 0, 0, 0];
+                answer.extend_from_slice(&query[12..name_end + 4]);
+                if let Some((ip, ttl)) = record {
+                    answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+                    answer.extend_from_slice(&ttl.to_be_bytes());
+                    answer.extend_from_slice(&[0, 4]);
+                    answer.extend_from_slice(&ip);
+                }
+                let _ = socket.send_to(&answer, peer);
+            }
+        });
+        (address, script)
+    }
+
+    #[test]
+    fn answers_are_renewed_kept_through_failures_and_dropped_with_their_name() {
+        let (address, script) = server();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let names = Arc::new(Names::default());
+            let name = names.entry(&"backend.example".into());
+            let dns = Dns { servers: vec![address], valid: None, timeout: Duration::from_millis(500) };
+            let (_keep, conf) = watch::channel(dns);
+            let mut resolving = Resolving::new(names, conf, Arc::new(Notify::new()));
+            assert_eq!(resolving.first(Duration::from_secs(5)).await, 0);
+            assert_eq!(*name.addresses(), [ip("10.0.0.1")]);
+            tokio::spawn(resolving.run());
+            let becomes = async |expected: &[IpAddr]| {
+                let deadline = Instant::now() + Duration::from_secs(20);
+                while *name.addresses() != *expected {
+                    assert!(Instant::now() < deadline, "{:?}", name.addresses());
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            *script.lock().unwrap() = Script::Address([10, 0, 0, 2], 1);
+            becomes(&[ip("10.0.0.2")]).await;
+            let version = name.version();
+            *script.lock().unwrap() = Script::Code(2);
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            assert_eq!((name.version(), &*name.addresses()), (version, &[ip("10.0.0.2")][..]), "kept on SERVFAIL");
+            *script.lock().unwrap() = Script::Code(3);
+            becomes(&[]).await;
+        });
+    }
+
     #[test]
     fn localhost_is_known_without_a_server() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

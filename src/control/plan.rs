@@ -58,7 +58,8 @@ pub fn plan(workers: &Workers, affinity: &[usize], root: &Path) -> Result<Plan, 
     {
         warnings.push(format!("{count} workers, but the cgroup's CPU quota is {} CPUs: they will be throttled", trim(quota)));
     }
-    // With a quota below the cpuset every container of the host would choose the same first CPUs: leave the place to the scheduler.
+    // With a quota below the cpuset every container of the host would choose the same first CPUs: leave the place to the
+    // scheduler.
     let pinned = workers.cpus.is_some() || limit.is_none_or(|limit| limit >= allowed.len());
     if !pinned {
         reason.push_str("; not pinned, since the quota lets them run on any CPU (workers.cpus pins)");

@@ -18,7 +18,7 @@ use super::log_writer::LogWriter;
 use super::names::Resolving;
 use super::plan::{self, Plan};
 use super::reload::Helper;
-use super::serve::Coordinator;
+use super::serve::{Coordinator, Signals};
 use super::source::file::Watch;
 use super::status::{Reloads, Shared};
 use crate::base::{clock, log};
@@ -66,6 +66,8 @@ impl fmt::Display for Failure {
 /// See [`Failure`].
 pub fn run(source: Source) -> Result<(), Failure> {
     let inherited = listen::inherited();
+    // Until the coordinator's own thread serves: every thread made before then leaves signals to it.
+    let blocked = host::SignalsBlocked::new();
     let names = Arc::new(Names::default());
     let mut watch = Watch::new(files_of(&source), Vec::new());
     let loaded = first_load(&source, &names)?;
@@ -93,6 +95,10 @@ pub fn run(source: Source) -> Result<(), Failure> {
     print_plan(&plan, &gateway);
     let Opened { listeners, change, control, exporter, log } = opened;
 
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::new().map_err(|error| Failure::configuration(format!("error: cannot catch signals: {error}")))?
+    };
     let published = Arc::new(Published::new(loaded.snapshot.clone()));
     let (fleet, threads, events) = start_workers(&plan, &gateway, &published, &log)?;
     let Loaded { snapshot, model, digest, took, .. } = loaded;
@@ -105,13 +111,14 @@ pub fn run(source: Source) -> Result<(), Failure> {
     drop(snapshot);
     let coordinator =
         Coordinator { shared: shared.clone(), published, listeners, events, threads, log, helper, results, dns, kick };
-    serve(&runtime, coordinator, change, resolving, shared, control, exporter)
+    drop(blocked);
+    serve(&runtime, coordinator, (change, signals), resolving, shared, control, exporter)
 }
 
 fn serve(
     runtime: &Runtime,
     coordinator: Coordinator,
-    change: Change,
+    begin: (Change, Signals),
     resolving: Resolving,
     shared: Arc<Shared>,
     control: Option<TcpListener>,
@@ -125,7 +132,7 @@ fn serve(
         if let Some(socket) = exporter {
             tokio::spawn(report(api::serve_metrics(socket, shared), "the metrics exporter"));
         }
-        coordinator.run(change).await
+        coordinator.run(begin.0, begin.1).await
     })
 }
 
@@ -324,7 +331,7 @@ fn print_drivers(fleet: &Fleet, asked: Driver) {
     }
     let best = host::ladder().into_iter().next();
     if let (Some(best), Some(taken), false) = (best, fleet.seats.first().and_then(Seat::driver), asked == Driver::Epoll)
-        && taken != best.name
+        && !taken.starts_with(best.name)
     {
         let why = best.missing.unwrap_or_else(|| "it could not be set up with its full size".into());
         tracing::warn!("driver: {taken} instead of {}: {why}", best.name);

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use super::listeners::{Change, Listeners};
 use super::load::{Loaded, Outcome, Text};
 use super::log_writer::LogWriter;
+use super::notify::notify;
 use super::reload::{Notice, Order};
 use super::run::Failure;
 use super::status::{LastReload, Phase, Shared};
@@ -51,7 +52,8 @@ pub struct Coordinator {
     pub kick: Arc<Notify>,
 }
 
-struct Signals {
+/// Signals, caught from the moment this is made.
+pub struct Signals {
     reload: Signal,
     terminate: Signal,
     quit: Signal,
@@ -68,7 +70,11 @@ enum Ask {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    /// Catches them. Inside the runtime only.
+    ///
+    /// # Errors
+    /// If the handlers cannot be set.
+    pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             reload: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -101,14 +107,13 @@ impl Coordinator {
     ///
     /// # Errors
     /// If a worker died.
-    pub async fn run(mut self, change: Change) -> Result<(), Failure> {
-        let mut signals =
-            Signals::new().map_err(|error| Failure::configuration(format!("error: cannot catch signals: {error}")))?;
+    pub async fn run(mut self, change: Change, mut signals: Signals) -> Result<(), Failure> {
         let shared = self.shared.clone();
         self.listeners.apply(change, &shared.fleet);
         shared.note_listeners(self.listeners.states());
         shared.enter(Phase::Serving);
         tracing::info!("serving epoch {}", shared.epoch());
+        notify("READY=1");
         let (how, outcome) = match self.serve(&mut signals).await {
             End::Asked(how) => (how, Ok(())),
             End::Died(worker) => {
@@ -333,6 +338,7 @@ impl Coordinator {
     async fn finish(mut self, signals: &mut Signals, how: Ask) {
         let shared = self.shared.clone();
         shared.enter(Phase::Draining);
+        notify("STOPPING=1");
         if matches!(how, Ask::Drain) {
             let drained = tokio::select! {
                 () = self.drain() => true,

@@ -161,6 +161,39 @@ pub fn change_owner(path: &Path, user: &User) -> io::Result<()> {
     std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))
 }
 
+/// Keeps the signals that the coordinator handles away from threads made while it lives: they would interrupt a ring's wait.
+pub struct SignalsBlocked(libc::sigset_t);
+
+impl SignalsBlocked {
+    /// Blocks HUP, INT, QUIT, TERM and USR1 in this thread, and in every thread it makes, until dropped.
+    pub fn new() -> Self {
+        // SAFETY: all-zero is a valid sigset_t; both sets are ours and live through the calls.
+        unsafe {
+            let mut blocked: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut blocked);
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1] {
+                libc::sigaddset(&raw mut blocked, signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, &raw mut before);
+            Self(before)
+        }
+    }
+}
+
+impl Default for SignalsBlocked {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        // SAFETY: the set was filled by pthread_sigmask.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
 /// Release of the running kernel, for example `6.1.0-18-amd64`, and its first two numbers.
 pub fn kernel() -> (String, (u32, u32)) {
     // SAFETY: utsname holds byte arrays; all-zero is a valid value of it.

@@ -1,5 +1,5 @@
-//! APISIX's families (plugins-observability.md §3.4): what the workers' prometheus plugins gathered, added up over the workers, and
-//! what concerns the whole process.
+//! APISIX's families (plugins-observability.md §3.4): what the workers' prometheus plugins gathered, added up over the workers,
+//! and what concerns the whole process.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,8 @@ impl Attributes {
     }
 }
 
-/// `plugin_attr.prometheus.export_addr`, unless `enable_export_server` is false. Without it the metrics are on the Control API only.
+/// `plugin_attr.prometheus.export_addr`, unless `enable_export_server` is false. Without it the metrics are on the Control API
+/// only.
 ///
 /// # Errors
 /// If it is no address.

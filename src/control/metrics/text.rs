@@ -70,9 +70,6 @@ impl Exposition {
     }
 
     fn family(&mut self, name: &str, kind: Kind, help: &'static str) -> &mut Family {
-        if !self.families.contains_key(name) {
-            self.families.insert(name.to_string(), Family { kind, help, lines: Vec::new() });
-        }
         self.families.entry(name.to_string()).or_insert(Family { kind, help, lines: Vec::new() })
     }
 

@@ -3,16 +3,15 @@
 //! shutdown(2).
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::bind::{BindError, bind_error};
 use super::fleet::Fleet;
-use super::port_holder;
 use crate::config::gateway::{AcceptMode, Gateway, ListenAddress, Listener};
 use crate::net::host;
 use crate::net::listen::{self, Inherited, TcpOptions};
@@ -91,16 +90,6 @@ pub struct Change {
     backlogs: Vec<(u32, Arc<Listener>)>,
 }
 
-/// A listener that cannot be opened: the address, the cause, the cure.
-#[derive(Debug)]
-pub struct BindError(String);
-
-impl fmt::Display for BindError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl Listeners {
     /// None yet. `inherited` are sockets that systemd opened.
     pub fn new(workers: usize, inherited: Vec<Inherited>) -> Self {
@@ -126,7 +115,10 @@ impl Listeners {
                     }
                 }
                 Some(open) if open.inherited => {
-                    return Err(BindError(format!("{}: systemd opened this socket; changing it needs a restart", conf.address)));
+                    return Err(BindError::new(format!(
+                        "{}: systemd opened this socket; changing it needs a restart",
+                        conf.address
+                    )));
                 }
                 other => wanted.push((conf, other.is_some() || self.holds_port_of(&conf.address))),
             }
@@ -295,7 +287,7 @@ impl Listeners {
                     let socket = listen::unix(path, *permissions, conf.backlog, ours).map_err(fail)?;
                     file = listen::file_identity(path).map(|identity| (path.clone(), identity));
                     if let Some(owner) = owner {
-                        let user = host::user(owner).map_err(|why| BindError(format!("{}: {why}", conf.address)))?;
+                        let user = host::user(owner).map_err(|why| BindError::new(format!("{}: {why}", conf.address)))?;
                         host::change_owner(path, &user).map_err(fail)?;
                     }
                     vec![Own::Unix(socket)]
@@ -372,60 +364,10 @@ fn same_but_backlog(one: &Listener, other: &Listener) -> bool {
     Listener { backlog: other.backlog, ..one.clone() } == *other
 }
 
-/// Says what is wrong with an address and what to do.
-pub fn bind_error(address: &ListenAddress, error: &io::Error) -> BindError {
-    let (cause, cure) = match (error.kind(), address) {
-        (io::ErrorKind::AddrInUse, ListenAddress::Tcp(tcp)) => {
-            let holder = port_holder::find(*tcp, Path::new("/"));
-            let cause = holder.map_or_else(
-                || "the address is in use by a process that cannot be seen from here".to_string(),
-                |holder| format!("the address is in use by {holder}"),
-            );
-            (
-                cause,
-                format!("stop that process (`ss -ltnp 'sport = :{}'` shows it to root) or choose another address", tcp.port()),
-            )
-        }
-        (io::ErrorKind::AddrInUse, ListenAddress::Unix { .. }) => {
-            ("a running process serves this socket".into(), "stop that process or choose another path".into())
-        }
-        (io::ErrorKind::PermissionDenied, ListenAddress::Tcp(tcp)) => (
-            format!("this user may not bind port {}", tcp.port()),
-            "start as root with gateway.user set, grant CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=), lower \
-             net.ipv4.ip_unprivileged_port_start, or choose a port from 1024 on"
-                .into(),
-        ),
-        (io::ErrorKind::PermissionDenied, ListenAddress::Unix { path, .. }) => {
-            let directory = path.parent().unwrap_or(path);
-            ("permission denied".into(), format!("give this user the right to write to {}", directory.display()))
-        }
-        (io::ErrorKind::AddrNotAvailable, _) => (
-            "no interface of this machine has the address".into(),
-            "use an address that `ip address` shows, or 0.0.0.0 or [::]".into(),
-        ),
-        (io::ErrorKind::NotFound, ListenAddress::Unix { path, .. }) => {
-            let directory = path.parent().unwrap_or(path);
-            (format!("{} does not exist", directory.display()), "make the directory".into())
-        }
-        _ => (error.to_string(), "see gateway.listeners".into()),
-    };
-    BindError(format!("cannot listen on {address}: {cause}; {cure}"))
-}
-
-/// Binds the Control API's or the exporter's address.
-///
-/// # Errors
-/// As for listeners.
-pub fn bind_control(address: SocketAddr) -> Result<TcpListener, BindError> {
-    let fail = |error: io::Error| bind_error(&ListenAddress::Tcp(address), &error);
-    listen::probe_tcp(address, false).map_err(fail)?;
-    let socket = listen::tcp(address, TcpOptions { backlog: 128, v6only: false }).map_err(fail)?;
-    socket.set_nonblocking(true).map_err(fail)?;
-    Ok(socket)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::control::fleet::Seat;
 

@@ -3,6 +3,7 @@
 //! through.
 
 pub mod api;
+pub mod bind;
 pub mod fleet;
 pub mod listeners;
 pub mod load;
@@ -15,5 +16,7 @@ pub mod port_holder;
 pub mod reload;
 pub mod run;
 pub mod serve;
+pub mod signals;
 pub mod source;
 pub mod status;
+pub mod stop;

@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, watch};
 
 use super::api;
+use super::bind::{BindError, bind_control};
 use super::fleet::{Fleet, Seat};
 use super::listeners::{self, Change, Listeners};
 use super::load::{self, Loaded, Outcome, Source};
@@ -18,7 +19,8 @@ use super::log_writer::LogWriter;
 use super::names::Resolving;
 use super::plan::{self, Plan};
 use super::reload::Helper;
-use super::serve::{Coordinator, Signals};
+use super::serve::Coordinator;
+use super::signals::Signals;
 use super::source::file::Watch;
 use super::status::{Reloads, Shared};
 use crate::base::{clock, log};
@@ -189,17 +191,17 @@ struct Opened {
 impl Opened {
     fn open(loaded: &Loaded, workers: usize, inherited: Vec<listen::Inherited>) -> Result<Self, Failure> {
         let gateway = &loaded.gateway;
-        let refuse = |error: listeners::BindError| Failure { code: 3, message: format!("error: {error}") };
+        let refuse = |error: BindError| Failure { code: 3, message: format!("error: {error}") };
         let mut listeners = Listeners::new(workers, inherited);
         let change = listeners.prepare(gateway).map_err(refuse)?;
-        let control = gateway.control.map(listeners::bind_control).transpose().map_err(refuse)?;
+        let control = gateway.control.map(bind_control).transpose().map_err(refuse)?;
         if let Some(address) = gateway.control.filter(|address| !address.ip().is_loopback()) {
             tracing::warn!("the Control API listens on {address}: it asks nobody who he is; keep others away from it");
         }
         let exporter = super::metrics::apisix::export_address(loaded.model.plugin_attr.get("prometheus"))
             .map_err(|why| Failure::configuration(format!("error: plugin_attr.prometheus.export_addr: {why}")))?
             .filter(|address| Some(*address) != gateway.control);
-        let exporter = exporter.map(listeners::bind_control).transpose().map_err(refuse)?;
+        let exporter = exporter.map(bind_control).transpose().map_err(refuse)?;
         let path = gateway.access_log.as_ref().map(|log| log.path.as_path());
         let log = LogWriter::start(path).map_err(|error| {
             let path = path.unwrap_or(Path::new("")).display();

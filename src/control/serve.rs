@@ -5,7 +5,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use super::listeners::{Change, Listeners};
@@ -14,6 +13,7 @@ use super::log_writer::LogWriter;
 use super::notify::notify;
 use super::reload::{Notice, Order};
 use super::run::Failure;
+use super::signals::{Ask, Signals};
 use super::status::{LastReload, Phase, Shared};
 use crate::base::{clock, log};
 use crate::config::gateway::{Dns, Gateway};
@@ -21,10 +21,6 @@ use crate::worker::{Event, Message, Published};
 
 /// How often the workers' threads are looked at.
 const TURN: Duration = Duration::from_secs(1);
-/// Longest wait for the listeners to be emptied and closed, and for workers told to end at once.
-const CLOSE_WAIT: Duration = Duration::from_secs(2);
-/// What a worker gets beyond the drain's deadline to say that it has ended.
-const END_SLACK: Duration = Duration::from_secs(2);
 /// A worker that lags for so long behind an epoch does not hold back the next reload.
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
@@ -52,51 +48,8 @@ pub struct Coordinator {
     pub kick: Arc<Notify>,
 }
 
-/// Signals, caught from the moment this is made.
-pub struct Signals {
-    reload: Signal,
-    terminate: Signal,
-    quit: Signal,
-    interrupt: Signal,
-    reopen: Signal,
-}
-
-/// What a signal asks for.
-enum Ask {
-    Reload,
-    Drain,
-    Stop,
-    Reopen,
-}
-
-impl Signals {
-    /// Catches them. Inside the runtime only.
-    ///
-    /// # Errors
-    /// If the handlers cannot be set.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            reload: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            quit: signal(SignalKind::quit())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            reopen: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self) -> Ask {
-        tokio::select! {
-            _ = self.interrupt.recv() => Ask::Stop,
-            _ = self.terminate.recv() => Ask::Drain,
-            _ = self.quit.recv() => Ask::Drain,
-            _ = self.reload.recv() => Ask::Reload,
-            _ = self.reopen.recv() => Ask::Reopen,
-        }
-    }
-}
-
 /// An epoch whose acknowledgements are awaited.
-struct Awaited {
+pub(super) struct Awaited {
     epoch: u64,
     since: Instant,
     longest: Duration,
@@ -166,7 +119,7 @@ impl Coordinator {
         }
     }
 
-    fn on_event(&mut self, event: Event, awaited: &mut Option<Awaited>) {
+    pub(super) fn on_event(&mut self, event: Event, awaited: &mut Option<Awaited>) {
         let fleet = &self.shared.fleet;
         match event {
             Event::Acked { worker, epoch } => {
@@ -333,80 +286,12 @@ impl Coordinator {
             Err(error) => tracing::error!("USR1: cannot open the error log again: {error}"),
         }
     }
-
-    /// The end: by draining, or at once; a second signal turns the first into the second.
-    async fn finish(mut self, signals: &mut Signals, how: Ask) {
-        let shared = self.shared.clone();
-        shared.enter(Phase::Draining);
-        notify("STOPPING=1");
-        if matches!(how, Ask::Drain) {
-            let drained = tokio::select! {
-                () = self.drain() => true,
-                () = second(signals) => false,
-            };
-            if !drained {
-                tracing::warn!("a second signal: stopping at once");
-            }
-        }
-        if shared.fleet.running().next().is_some() {
-            shared.fleet.broadcast(|| Message::Stop);
-            self.wait(CLOSE_WAIT, |this| this.shared.fleet.running().next().is_none()).await;
-        }
-        self.listeners.abandon();
-        for (thread, seat) in self.threads.drain(..).zip(&shared.fleet.seats) {
-            if seat.ended() && !thread.is_finished() {
-                tokio::task::yield_now().await;
-            }
-            if thread.is_finished() {
-                let _ = thread.join();
-            }
-        }
-        self.log.stop();
-        tracing::info!("stopped");
-    }
-
-    /// Readiness fails first, for the balancer in front to notice; then nobody accepts any more; then what is begun is finished.
-    async fn drain(&mut self) {
-        let timeouts = self.shared.gateway().timeouts;
-        if !timeouts.drain_delay.is_zero() {
-            tracing::info!("stopping: not ready any more, draining in {:?}", timeouts.drain_delay);
-            self.wait(timeouts.drain_delay, |_| false).await;
-        }
-        let started = Instant::now();
-        tracing::info!("draining for at most {:?}", timeouts.drain);
-        let shared = self.shared.clone();
-        self.listeners.stop_all(&shared.fleet);
-        self.wait(CLOSE_WAIT.min(timeouts.drain), |this| this.listeners.all_closed()).await;
-        let left = timeouts.drain.saturating_sub(started.elapsed());
-        shared.fleet.broadcast(|| Message::Drain { deadline: left });
-        self.wait(left + END_SLACK, |this| this.shared.fleet.running().next().is_none()).await;
-    }
-
-    /// Handles events until something holds, or for so long.
-    async fn wait(&mut self, limit: Duration, holds: impl Fn(&Self) -> bool) {
-        let deadline = tokio::time::Instant::now() + limit;
-        while !holds(self) {
-            tokio::select! {
-                event = self.events.recv_async() => match event {
-                    Ok(event) => self.on_event(event, &mut None),
-                    // Every worker's thread has ended, so nothing more will come.
-                    Err(_) => return,
-                },
-                () = tokio::time::sleep_until(deadline) => return,
-            }
-        }
-    }
 }
 
 /// How serving ended.
 enum End {
     Asked(Ask),
     Died(usize),
-}
-
-/// The second signal to stop; others do not matter any more.
-async fn second(signals: &mut Signals) {
-    while matches!(signals.next().await, Ask::Reload | Ask::Reopen) {}
 }
 
 /// Settings that a running process cannot change.

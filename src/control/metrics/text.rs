@@ -133,7 +133,8 @@ mod tests {
     fn a_histogram_adds_its_buckets_up() {
         let mut page = Exposition::default();
         page.histogram("h", "H.", &[("type", "request")], &[1.0, 2.5], &[2, 1, 4], 99.5);
-        let expected = "# HELP h H.\n# TYPE h histogram\nh_bucket{type=\"request\",le=\"1\"} 2\nh_bucket{type=\"request\",le=\"2.5\"} 3\n\
+        let expected = "# HELP h H.\n# TYPE h histogram\nh_bucket{type=\"request\",le=\"1\"} 2\n\
+            h_bucket{type=\"request\",le=\"2.5\"} 3\n\
             h_bucket{type=\"request\",le=\"+Inf\"} 7\nh_count{type=\"request\"} 7\nh_sum{type=\"request\"} 99.5\n";
         assert_eq!(page.render(), expected);
     }

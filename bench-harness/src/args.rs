@@ -91,6 +91,9 @@ pub struct CompareArgs {
     /// Spread of the floor's CPU per request, (max - min) / median, beyond which a close ratio is left unsettled.
     #[arg(long, default_value_t = 0.4)]
     pub noise: f64,
+    /// Routes `/many/NNNNNN/*` beside the one for everything, for Ringway and nginx; the load `spread` asks for all of them.
+    #[arg(long, default_value_t = 0)]
+    pub routes: usize,
     /// Memory with so many idle keepalive connections; separated by commas, none for empty.
     #[arg(long, default_value = "1000", value_delimiter = ',')]
     pub idle: Vec<usize>,
@@ -189,6 +192,9 @@ pub struct LoadArgs {
     /// Request target.
     #[arg(short, long, default_value = "/")]
     pub path: String,
+    /// Numbers that `{}` in the path runs through.
+    #[arg(long, default_value_t = 1)]
+    pub variants: usize,
     /// A header line; may be given again.
     #[arg(short = 'H', long = "header")]
     pub headers: Vec<String>,

@@ -130,6 +130,7 @@ pub fn measure(args: &CompareArgs) -> io::Result<Run> {
         cpu: args.proxy_cpu,
         load_cpu: args.load_cpu,
         connections: peers::connections(sys::raise_descriptors()),
+        routes: args.routes,
     };
     let (found, left_out) = find_peers(args)?;
     left_out.iter().for_each(|why| eprintln!("left out: {why}"));
@@ -238,17 +239,19 @@ fn describe(peer: &Peer, terms: &Terms) -> String {
     peers::config_text(peer.kind, any(7000), any(7002), terms.access_log.then_some(log.as_path()), terms)
 }
 
-/// Measures one peer once; `None` where more than one request in a thousand failed.
+/// Measures one peer once; `None` where more than one request in a thousand failed, or no CPU time was seen.
 fn sample(workload: &Workload, kind: Kind, peer: &Running, backend: u32, args: &CompareArgs) -> Option<Sample> {
     if kind == Kind::Floor && !workload.has_floor() {
         return None;
     }
     peer.empty_logs();
-    let mut spec = workload.spec(peer.address, Duration::from_secs_f64(args.seconds));
+    let mut spec = workload.spec(peer.address, Duration::from_secs_f64(args.seconds), args.routes);
     spec.warmup = Duration::from_secs_f64(args.warmup);
-    let pids: Vec<u32> = if peer.pids.is_empty() { vec![backend] } else { peer.pids.clone() };
-    let (mut edges, mut resident_kib) = ([Cpu::default(); 2], 0);
+    let (mut pids, mut edges, mut resident_kib) = (Vec::new(), [Cpu::default(); 2], 0);
     let outcome = load::run(&spec, &mut |mark| {
+        if mark == Mark::Begin {
+            pids = peer.pid().map_or(vec![backend], procfs::tree);
+        }
         edges[usize::from(mark == Mark::End)] = procfs::cpu(&pids);
         resident_kib = procfs::resident_kib(&pids);
     });
@@ -267,7 +270,7 @@ fn sample(workload: &Workload, kind: Kind, peer: &Running, backend: u32, args: &
         errors: outcome.errors,
         reopened: outcome.reopened,
     };
-    let sound = outcome.requests > 0 && outcome.errors.total() * 1_000 <= outcome.requests;
+    let sound = outcome.requests > 0 && used.nanos > 0.0 && outcome.errors.total() * 1_000 <= outcome.requests;
     if !sound {
         eprintln!("{} under {}: dropped, {:?} in {} requests", kind.name(), workload.name, outcome.errors, outcome.requests);
     }
@@ -290,7 +293,7 @@ fn idle_memory(peers: &[Peer], terms: &Terms, args: &CompareArgs) -> Vec<(Kind, 
     for peer in peers.iter().filter(|p| !matches!(p.kind, Kind::Direct | Kind::Floor)) {
         // Half of the descriptors are for the other end, which is this process.
         for connections in args.idle.iter().filter(|n| (**n as u64) < terms.connections) {
-            match peer.start(terms).and_then(|running| idle::measure(running.address, &running.pids, *connections)) {
+            match peer.start(terms).and_then(|running| idle::measure(running.address, running.pid(), *connections)) {
                 Ok(idle) => all.push((peer.kind, idle)),
                 Err(e) => eprintln!("{} idle connections of {}: {e}", connections, peer.kind.name()),
             }
@@ -304,12 +307,12 @@ fn count_syscalls(peers: &[Peer], tables: &mut [Table], terms: &Terms, args: &Co
     for table in tables {
         for row in &mut table.rows {
             let Some((_, peer)) = running.iter().find(|(kind, _)| *kind == row.kind) else { continue };
-            if peer.pids.is_empty() || (row.kind == Kind::Floor && !table.workload.has_floor()) {
+            if peer.pid().is_none() || (row.kind == Kind::Floor && !table.workload.has_floor()) {
                 continue;
             }
-            let mut spec = table.workload.spec(peer.address, Duration::from_secs_f64(args.seconds.min(1.5)));
+            let mut spec = table.workload.spec(peer.address, Duration::from_secs_f64(args.seconds.min(1.5)), args.routes);
             spec.warmup = Duration::from_millis(200);
-            match sample_syscalls(&spec, Who::Processes(&peer.pids), &terms.directory) {
+            match sample_syscalls(&spec, Who::Processes(&peer.pids()), &terms.directory) {
                 Ok(counted) => row.syscalls = Some(counted),
                 Err(e) => eprintln!("syscalls of {}: {e}", row.kind.name()),
             }

@@ -31,6 +31,7 @@ pub fn gate(args: &GateArgs) -> io::Result<()> {
         cpu: args.proxy_cpu,
         load_cpu: args.load_cpu,
         connections: connections(sys::raise_descriptors()),
+        routes: 0,
     };
     let program = ringway_program(args.ringway.as_deref())?;
     let _backend = start_backend(&terms, args.load_cpu)?;
@@ -41,7 +42,7 @@ pub fn gate(args: &GateArgs) -> io::Result<()> {
         let running = Peer::find(kind, &program).map_err(io::Error::other)?.start(&terms)?;
         let load = workload::pick(budget["workload"].as_str().unwrap_or("c64")).map_err(io::Error::other)?;
         let Some(load) = load.first() else { continue };
-        let spec = load.spec(running.address, Duration::from_secs(2));
+        let spec = load.spec(running.address, Duration::from_secs(2), 0);
         let worker = busiest_thread(&running, &spec)?;
         let (counts, requests) = sample_syscalls(&spec, Who::Thread(worker), &terms.directory)?;
         print_counts(name, load.name, &counts, requests);

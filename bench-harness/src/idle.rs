@@ -25,25 +25,32 @@ impl Idle {
     }
 }
 
-/// Opens `connections`, asks once on each, and looks at the memory of `pids`.
+/// Opens `connections`, asks once on each, and looks at the memory of the process tree under `root`.
 ///
 /// # Errors
 /// Where a connection can't be made or its answer does not come.
-pub fn measure(address: SocketAddr, pids: &[u32], connections: usize) -> io::Result<Idle> {
-    let before_kib = procfs::proportional_kib(pids);
+pub fn measure(address: SocketAddr, root: Option<u32>, connections: usize) -> io::Result<Idle> {
+    let kib = || procfs::proportional_kib(&root.map(procfs::tree).unwrap_or_default());
+    // One request first: it is answered when the whole tree is there.
+    ask(address)?;
+    let before_kib = kib();
     let mut held = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: bench.local\r\n\r\n")?;
-        let mut answer = [0; 2048];
-        if stream.read(&mut answer)? == 0 {
-            return Err(io::Error::other(format!("connection {} was closed", held.len() + 1)));
-        }
-        held.push(stream);
+        held.push(ask(address)?);
     }
     nap(Duration::from_millis(300));
-    Ok(Idle { connections, before_kib, after_kib: procfs::proportional_kib(pids) })
+    Ok(Idle { connections, before_kib, after_kib: kib() })
+}
+
+/// A connection on which one request was answered.
+fn ask(address: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: bench.local\r\n\r\n")?;
+    match stream.read(&mut [0; 2048])? {
+        0 => Err(io::Error::other("closed before an answer")),
+        _ => Ok(stream),
+    }
 }
 
 #[cfg(test)]

@@ -34,8 +34,10 @@ pub struct Spec {
     pub duration: Duration,
     /// The method.
     pub method: String,
-    /// The target of the request line.
+    /// The target of the request line; with `variants`, `{}` in it is a number of six digits.
     pub path: String,
+    /// How many numbers `{}` runs through, evenly over all connections.
+    pub variants: usize,
     /// Lines such as `Accept: */*`.
     pub headers: Vec<String>,
     /// Octets of the request's body.
@@ -60,6 +62,7 @@ impl Spec {
             duration,
             method: "GET".into(),
             path: path.into(),
+            variants: 1,
             headers: Vec::new(),
             body_bytes: 0,
             close: false,
@@ -69,8 +72,9 @@ impl Spec {
         }
     }
 
-    fn request(&self) -> Vec<u8> {
-        let mut text = format!("{} {} HTTP/1.1\r\nHost: bench.local\r\n", self.method, self.path);
+    fn request(&self, variant: usize) -> Vec<u8> {
+        let path = self.path.replace("{}", &format!("{variant:06}"));
+        let mut text = format!("{} {path} HTTP/1.1\r\nHost: bench.local\r\n", self.method);
         for line in &self.headers {
             text.push_str(line);
             text.push_str("\r\n");
@@ -149,7 +153,8 @@ struct Connection {
     reader: Reader,
     /// Sent, and meant to be sent.
     under_way: VecDeque<(Instant, Instant)>,
-    /// Octets of requests still to be written.
+    /// Where in the ring of requests it writes next, and how many octets are still to be written.
+    at: usize,
     unsent: usize,
     wants_out: bool,
 }
@@ -162,7 +167,7 @@ struct Client<'a> {
     idle: VecDeque<usize>,
     broken: VecDeque<(Instant, usize)>,
     request_bytes: usize,
-    /// The request, as often as the pipeline is deep.
+    /// All variants of the request, or the one as often as the pipeline is deep: a ring that connections write from.
     requests: Vec<u8>,
     scratch: Vec<u8>,
     begin: Instant,
@@ -196,19 +201,28 @@ impl<'a> Client<'a> {
     fn new(spec: &'a Spec) -> io::Result<Self> {
         let (epoll, timer) = (Epoll::new()?, Timer::new()?);
         epoll.add(&timer, TIMER, sys::IN)?;
-        let request = spec.request();
+        let variants = spec.variants.max(1);
+        let request_bytes = spec.request(0).len();
+        let ring = variants * spec.pipeline.max(1).div_ceil(variants);
         let begin = Instant::now() + spec.warmup;
-        let connection =
-            || Connection { stream: None, reader: Reader::default(), under_way: VecDeque::new(), unsent: 0, wants_out: false };
+        // Neighbours begin far apart, so that at any time all parts of the ring are asked for.
+        let connection = |i: usize| Connection {
+            stream: None,
+            reader: Reader::default(),
+            under_way: VecDeque::new(),
+            at: i * 7_919 % ring * request_bytes,
+            unsent: 0,
+            wants_out: false,
+        };
         Ok(Self {
             spec,
             epoll,
             timer,
-            connections: (0..spec.connections.max(1)).map(|_| connection()).collect(),
+            connections: (0..spec.connections.max(1)).map(connection).collect(),
             idle: VecDeque::new(),
             broken: VecDeque::new(),
-            request_bytes: request.len(),
-            requests: request.repeat(spec.pipeline.max(1)),
+            request_bytes,
+            requests: (0..ring).flat_map(|n| spec.request(n % variants)).collect(),
             scratch: vec![0; READ_BYTES],
             begin,
             end: begin + spec.duration,
@@ -278,6 +292,7 @@ impl<'a> Client<'a> {
         connection.reader = Reader::default();
         connection.reader.head_only = self.spec.method == "HEAD";
         connection.under_way.clear();
+        connection.at -= connection.at % self.request_bytes; // a request that was cut off is sent anew
         connection.unsent = 0;
         connection.wants_out = false;
         if self.epoll.add(&stream, i as u64, sys::IN).is_err() {
@@ -290,7 +305,7 @@ impl<'a> Client<'a> {
             for _ in 0..self.spec.pipeline.max(1) {
                 self.connections[i].under_way.push_back((now, now));
             }
-            self.connections[i].unsent = self.requests.len();
+            self.connections[i].unsent = self.request_bytes * self.spec.pipeline.max(1);
             self.flush(i);
         }
     }
@@ -312,10 +327,12 @@ impl<'a> Client<'a> {
         let connection = &mut self.connections[i];
         let Some(stream) = &mut connection.stream else { return };
         while connection.unsent > 0 {
-            let at = (self.request_bytes - connection.unsent % self.request_bytes) % self.request_bytes;
-            let until = self.requests.len().min(at + connection.unsent);
-            match stream.write(&self.requests[at..until]) {
-                Ok(n) => connection.unsent -= n,
+            let until = self.requests.len().min(connection.at + connection.unsent);
+            match stream.write(&self.requests[connection.at..until]) {
+                Ok(n) => {
+                    connection.unsent -= n;
+                    connection.at = (connection.at + n) % self.requests.len();
+                }
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break,
                 Err(_) => return self.lost(i),
             }

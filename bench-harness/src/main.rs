@@ -52,6 +52,7 @@ fn run_load(args: &LoadArgs) -> io::Result<()> {
     let spec = load::Spec {
         method: args.method.clone(),
         headers: args.headers.clone(),
+        variants: args.variants,
         body_bytes: args.body_bytes,
         close: args.close,
         pipeline: args.pipeline,

@@ -67,6 +67,8 @@ pub struct Terms {
     pub load_cpu: usize,
     /// Client connections each peer is set up for: what the descriptor limit allows with as many to the upstream.
     pub connections: u64,
+    /// Routes `/many/NNNNNN/*` beside the one for everything: Ringway's routes and nginx's locations.
+    pub routes: usize,
 }
 
 /// The client connections that go with `descriptors`.
@@ -89,8 +91,6 @@ pub struct Peer {
 pub struct Running {
     /// The address it serves on.
     pub address: SocketAddr,
-    /// Its processes.
-    pub pids: Vec<u32>,
     child: Option<Child>,
     logs: Vec<PathBuf>,
 }
@@ -121,7 +121,7 @@ impl Peer {
     /// Where it does not come up, with the end of its log.
     pub fn start(&self, terms: &Terms) -> io::Result<Running> {
         if self.kind == Kind::Direct {
-            return Ok(Running { address: terms.upstream, pids: Vec::new(), child: None, logs: Vec::new() });
+            return Ok(Running { address: terms.upstream, child: None, logs: Vec::new() });
         }
         let mut last = io::Error::other("not tried");
         // Between choosing a port and binding it somebody else may take it: a few tries.
@@ -162,8 +162,7 @@ impl Peer {
         };
         let mut child = Child::start(command, Some(terms.cpu), &output, death)?;
         child.wait_for(address, START)?;
-        let pids = procfs::tree(child.pid());
-        Ok(Running { address, pids, child: Some(child), logs: vec![access, output] })
+        Ok(Running { address, child: Some(child), logs: vec![access, output] })
     }
 }
 
@@ -171,6 +170,11 @@ impl Running {
     /// The first process; none for the direct path.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::pid)
+    }
+
+    /// Its processes now; none for the direct path. A master that listens already may fork its worker a moment later, so ask late.
+    pub fn pids(&self) -> Vec<u32> {
+        self.pid().map(procfs::tree).unwrap_or_default()
     }
 
     /// Empties the logs, so that tmpfs does not fill up between measurements.
@@ -222,12 +226,15 @@ fn nginx(listen: SocketAddr, log: Option<&Path>, terms: &Terms, lua: bool) -> St
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("  {kind}_temp_path {dir}/{name}-{kind};\n"))
         .concat();
+    let proxy = format!(
+        "{phases}      proxy_pass http://bench;\n      proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n{forwarded}"
+    );
+    let many: String = (0..terms.routes).map(|n| format!("    location /many/{n:06}/ {{\n{proxy}    }}\n")).collect();
     format!(
         "{modules}daemon off;\nuser root;\nworker_processes 1;\npid {dir}/{name}.pid;\n\
          error_log {dir}/{name}.error.log warn;\nevents {{ worker_connections {sockets}; }}\nhttp {{\n  access_log {log};\n{temp}{package_path}  \
          keepalive_requests 1000000;\n  keepalive_timeout 60s;\n  client_max_body_size 0;\n  upstream bench {{\n    {upstream}\n    keepalive 512;\n    \
-         keepalive_requests 1000000;\n  }}\n  server {{\n    listen {listen} backlog=4096;\n    location / {{\n{phases}      proxy_pass http://bench;\n      \
-         proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n{forwarded}    }}\n  }}\n}}\n",
+         keepalive_requests 1000000;\n  }}\n  server {{\n    listen {listen} backlog=4096;\n{many}    location / {{\n{proxy}    }}\n  }}\n}}\n",
     )
 }
 
@@ -251,10 +258,12 @@ fn haproxy(listen: SocketAddr, log: Option<&Path>, terms: &Terms) -> String {
 
 fn ringway(listen: SocketAddr, control: SocketAddr, log: Option<&Path>, terms: &Terms, driver: &str) -> String {
     let log = log.map_or("\"off\"".into(), |log| format!("{{path: \"{}\", format: combined}}", log.display()));
+    let many: String =
+        (0..terms.routes).map(|n| format!("  - {{id: m{n}, uri: /many/{n:06}/*, upstream_id: bench}}\n")).collect();
     format!(
         "gateway:\n  workers: {{count: 1, cpus: \"{}\", driver: {driver}}}\n  listeners:\n    - {{address: \"{listen}\"}}\n  \
-         control: {{address: \"{control}\"}}\n  access_log: {log}\nroutes:\n  - id: bench\n    uri: /*\n    upstream:\n      type: roundrobin\n      \
-         nodes: {{\"{}\": 1}}\n",
+         control: {{address: \"{control}\"}}\n  access_log: {log}\nupstreams:\n  - id: bench\n    type: roundrobin\n    nodes: {{\"{}\": 1}}\n\
+         routes:\n  - id: bench\n    uri: /*\n    upstream_id: bench\n{many}",
         terms.cpu, terms.upstream
     )
 }
@@ -265,7 +274,16 @@ mod tests {
 
     fn terms(forwarded: bool) -> Terms {
         let upstream = "127.0.0.1:7001".parse().unwrap();
-        Terms { upstream, directory: "/dev/shm/t".into(), access_log: true, forwarded, cpu: 0, load_cpu: 1, connections: 4096 }
+        Terms {
+            upstream,
+            directory: "/dev/shm/t".into(),
+            access_log: true,
+            forwarded,
+            cpu: 0,
+            load_cpu: 1,
+            connections: 4096,
+            routes: 3,
+        }
     }
 
     fn text(kind: Kind, log: bool, forwarded: bool) -> String {
@@ -279,6 +297,7 @@ mod tests {
             let text = text(kind, true, true);
             assert!(text.contains("127.0.0.1:7000"), "{kind:?} listens\n{text}");
             assert!(text.contains("7001"), "{kind:?} has its upstream");
+            assert_eq!(text.matches("/many/").count(), if kind == Kind::Haproxy { 0 } else { 3 }, "{kind:?}");
             assert_eq!(text.matches('{').count(), text.matches('}').count(), "{kind:?}\n{text}");
         }
         for kind in [Kind::Nginx, Kind::Haproxy] {

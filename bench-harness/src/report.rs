@@ -23,7 +23,7 @@ pub fn markdown(run: &Run) -> String {
         out,
         "# Side by side, {}\n\nLinux {}, {} x {}, TCP congestion control {}; {:.1} % of CPU time stolen by other guests. {}\n\n\
          One worker each, pinned to CPU {}; backend and load on CPU {}; loopback. Rounds of {} s, interleaved, order drawn anew; peers started afresh \
-         each round. Access log {}, forwarded headers {}. CPU is that of the whole process tree. Medians, with the extremes in brackets; ratios are \
+         each round. Access log {}, forwarded headers {}, {} route(s). CPU is that of the whole process tree. Medians, with the extremes in brackets; ratios are \
          medians of same-round ratios.\n\n",
         run.date,
         host("kernel"),
@@ -37,6 +37,7 @@ pub fn markdown(run: &Run) -> String {
         run.seconds,
         if run.terms.access_log { "on for all (tmpfs)" } else { "off for all" },
         if run.terms.forwarded { "set by all" } else { "set by Ringway only" },
+        run.terms.routes + 1,
     );
     for table in &run.tables {
         write_table(&mut out, table, run);
@@ -210,6 +211,7 @@ pub fn json(run: &Run) -> Value {
         "floor_spread": floor_spread(run),
         "noise_bound": run.noise_bound,
         "access_log": run.terms.access_log,
+        "routes": run.terms.routes,
         "forwarded_headers": run.terms.forwarded,
         "proxy_cpu": run.terms.cpu,
         "load_cpu": run.terms.load_cpu,

@@ -28,6 +28,7 @@ pub struct Workload {
     body_bytes: usize,
     browser: bool,
     close: bool,
+    spread: bool,
     pipeline: usize,
     /// Requests per second of the open loop.
     pub rate: Option<f64>,
@@ -42,12 +43,13 @@ const BASE: Workload = Workload {
     body_bytes: 0,
     browser: false,
     close: false,
+    spread: false,
     pipeline: 1,
     rate: None,
 };
 
 /// All loads.
-pub const ALL: [Workload; 14] = [
+pub const ALL: [Workload; 15] = [
     BASE,
     Workload { name: "c1", title: "keepalive GET, 13 bytes, 1 connection", connections: 1, ..BASE },
     Workload { name: "c16", title: "keepalive GET, 13 bytes, 16 connections", connections: 16, ..BASE },
@@ -61,6 +63,7 @@ pub const ALL: [Workload; 14] = [
     Workload { name: "post4k", title: "POST of 4 KB, 64 connections", body_bytes: 4 * 1024, ..BASE },
     Workload { name: "conn", title: "a connection per request, 64 at once", close: true, ..BASE },
     Workload { name: "pipeline", title: "8 pipelined GETs on 16 connections", connections: 16, pipeline: 8, ..BASE },
+    Workload { name: "spread", title: "keepalive GET over all routes of --routes, 64 connections", spread: true, ..BASE },
     Workload {
         name: "open",
         title: "open loop, 2,000 requests/s over 16 connections",
@@ -96,15 +99,22 @@ pub fn pick(words: &str) -> Result<Vec<Workload>, String> {
 }
 
 impl Workload {
-    /// The request to make to `target`.
-    pub fn spec(&self, target: SocketAddr, duration: Duration) -> Spec {
-        let path = if self.answer_bytes == SMALL { "/".into() } else { format!("/bytes/{}", self.answer_bytes) };
+    /// The request to make to `target`, which has so many routes `/many/NNNNNN/*`.
+    pub fn spec(&self, target: SocketAddr, duration: Duration, routes: usize) -> Spec {
+        let path = if self.spread && routes > 0 {
+            "/many/{}/x".into()
+        } else if self.answer_bytes == SMALL {
+            "/".into()
+        } else {
+            format!("/bytes/{}", self.answer_bytes)
+        };
         Spec {
             method: if self.body_bytes > 0 { "POST" } else { "GET" }.into(),
             headers: if self.browser { BROWSER.map(str::to_owned).to_vec() } else { Vec::new() },
             body_bytes: self.body_bytes,
             close: self.close,
             pipeline: self.pipeline,
+            variants: if self.spread { routes.max(1) } else { 1 },
             rate: self.rate,
             expect_bytes: Some(self.answer_bytes),
             ..Spec::get(target, &path, self.connections, duration)

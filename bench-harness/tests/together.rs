@@ -60,6 +60,7 @@ fn every_mode_is_answered_without_an_error() {
             ("POST 1 MB", Spec { body_bytes: 1 << 20, ..post(target) }),
             ("closing", Spec { close: true, ..short(target, "/", 13) }),
             ("pipelined", Spec { pipeline: 8, ..short(target, "/bytes/100", 100) }),
+            ("variants", Spec { variants: 50, ..short(target, "/many/{}/x", 13) }),
             ("HEAD", Spec { method: "HEAD".into(), ..short(target, "/", 0) }),
         ];
         for (name, spec) in modes {

@@ -291,7 +291,8 @@ mod tests {
 
     #[test]
     fn requests_are_whole_at_any_split() {
-        let text = b"POST /bytes/7 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x\r\n0123456789\r\n0\r\nT: 1\r\n\r\n";
+        let text = b"POST /bytes/7 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+            3\r\nabc\r\nA;x\r\n0123456789\r\n0\r\nT: 1\r\n\r\n";
         for cut in 0..text.len() {
             let mut request = Request::default();
             let took = request.feed(&text[..cut]).unwrap();

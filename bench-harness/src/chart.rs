@@ -24,7 +24,8 @@ pub fn svg(run: &Run) -> String {
         .collect();
     let height = 50.0 + tables.iter().map(|(_, bars)| GAP + BAR * bars.len() as f64).sum::<f64>();
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" \
+        font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
          <text x=\"8\" y=\"22\" font-size=\"15\">CPU µs per request, median and extremes of the rounds; {}</text>\n",
         run.date

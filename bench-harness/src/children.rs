@@ -21,7 +21,8 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts `command` pinned to `cpu`; its output is appended to `log`. `death` is what it gets when the harness dies without dropping
+    /// Starts `command` pinned to `cpu`; its output is appended to `log`. `death` is what it gets when the harness dies without
+    /// dropping
     /// it: SIGTERM for a master that ends its workers, else SIGKILL.
     ///
     /// # Errors

@@ -40,7 +40,8 @@ enum State {
 }
 
 impl Reader {
-    /// Takes octets; gives how many belong to the current answer, and the answer once it is whole. Octets left over begin the next one.
+    /// Takes octets; gives how many belong to the current answer, and the answer once it is whole. Octets left over begin the
+    /// next one.
     ///
     /// # Errors
     /// Where the octets are no HTTP/1 answer.
@@ -215,7 +216,8 @@ mod tests {
     #[test]
     fn answers_are_told_apart_at_any_split() {
         let text = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\n\
-            Transfer-Encoding: chunked\r\n\r\n3;x=1\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nT: 1\r\n\r\nHTTP/1.1 204 No\r\nConnection: close\r\n\r\n";
+            Transfer-Encoding: chunked\r\n\r\n3;x=1\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nT: 1\r\n\r\nHTTP/1.1 204 \
+            No\r\nConnection: close\r\n\r\n";
         let expected = [
             Answer { status: 200, body_bytes: 5, close: false },
             Answer { status: 200, body_bytes: 19, close: false },

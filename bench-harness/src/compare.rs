@@ -1,6 +1,7 @@
 //! The comparison: every peer, every load, in interleaved rounds on two CPUs.
 //!
-//! A round starts every peer afresh (what differs from start to start is part of the spread), then runs each load through all of them one
+//! A round starts every peer afresh (what differs from start to start is part of the spread), then runs each load through all
+//! of them one
 //! after the other, in an order drawn anew; so a ratio is always between figures a few seconds apart.
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! The floor: a TCP forwarder on epoll that reads no HTTP. One upstream connection per client connection, one thread.
 //!
-//! No HTTP proxy that moves octets through two sockets can be much cheaper than this; how near one comes is what the comparison asks.
+//! No HTTP proxy that moves octets through two sockets can be much cheaper than this; how near one comes is what the comparison
+//! asks.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

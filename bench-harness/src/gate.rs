@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_budget_breaks_by_kind_by_strays_and_by_ring_operations() {
-        let budget = json!({"calls_per_request": {"io_uring_enter": 1.0}, "other_calls_per_request": 0.01, "ring_operations_per_request": 5});
+        let budget = json!({"calls_per_request": {"io_uring_enter": 1.0},
+            "other_calls_per_request": 0.01, "ring_operations_per_request": 5});
         assert!(check("b", &budget, &counts(&[("io_uring_enter", 900), ("write", 9)], 4_500), 1_000).is_empty());
         assert_eq!(check("b", &budget, &counts(&[("io_uring_enter", 1_100), ("write", 11)], 5_500), 1_000).len(), 3);
         assert_eq!(check("b", &budget, &counts(&[], 0), 0).len(), 1);

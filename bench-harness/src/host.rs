@@ -10,6 +10,8 @@ pub fn facts() -> Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).map_or("", |l| l.trim_start_matches([' ', '\t', ':']));
+    let meminfo = read("/proc/meminfo");
+    let memory = meminfo.split_ascii_whitespace().nth(1).unwrap_or_default();
     json!({
         "kernel": read("/proc/sys/kernel/osrelease"),
         "cpu": model,
@@ -17,7 +19,7 @@ pub fn facts() -> Value {
         "tcp_congestion_control": read("/proc/sys/net/ipv4/tcp_congestion_control"),
         "io_uring_disabled": read("/proc/sys/kernel/io_uring_disabled"),
         "loadavg_at_start": read("/proc/loadavg"),
-        "memory_kib": read("/proc/meminfo").lines().next().unwrap_or_default().split_ascii_whitespace().nth(1).unwrap_or_default(),
+        "memory_kib": memory,
     })
 }
 

@@ -1,7 +1,9 @@
 //! The side by side runner: its backend, floor and load generator, and what starts, measures and compares the peers.
 //!
-//! Top to bottom: `compare`, `gate` and `smoke` are what a user runs; `peers` writes each proxy's configuration and starts it; `load` drives
-//! requests through it; `procfs` and `syscalls` measure what it cost; `stats` and `report` say what that means. `sys` holds every `unsafe`.
+//! Top to bottom: `compare`, `gate` and `smoke` are what a user runs; `peers` writes each proxy's configuration and starts it;
+//! `load` drives
+//! requests through it; `procfs` and `syscalls` measure what it cost; `stats` and `report` say what that means. `sys` holds
+//! every `unsafe`.
 // In a test a failed unwrap is the report.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

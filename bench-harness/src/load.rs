@@ -1,6 +1,8 @@
-//! The load generator: one epoll thread, closed loop (each connection asks again when it was answered) or open loop at a fixed rate.
+//! The load generator: one epoll thread, closed loop (each connection asks again when it was answered) or open loop at a fixed
+//! rate.
 //!
-//! In the open loop a request has an intended time; its latency runs from there even when no connection was free, so a stall of the proxy
+//! In the open loop a request has an intended time; its latency runs from there even when no connection was free, so a stall of
+//! the proxy
 //! is seen by every request that should have been sent meanwhile (no coordinated omission). `service` runs from the real sending.
 
 use std::collections::VecDeque;

@@ -1,4 +1,5 @@
-//! The proxies that are compared, on equal terms: one worker each, keepalive to the upstream, the same log, the same forwarded headers.
+//! The proxies that are compared, on equal terms: one worker each, keepalive to the upstream, the same log, the same forwarded
+//! headers.
 
 use std::fs;
 use std::io;
@@ -172,7 +173,8 @@ impl Running {
         self.child.as_ref().map(Child::pid)
     }
 
-    /// Its processes now; none for the direct path. A master that listens already may fork its worker a moment later, so ask late.
+    /// Its processes now; none for the direct path. A master that listens already may fork its worker a moment later, so ask
+    /// late.
     pub fn pids(&self) -> Vec<u32> {
         self.pid().map(procfs::tree).unwrap_or_default()
     }
@@ -227,14 +229,18 @@ fn nginx(listen: SocketAddr, log: Option<&Path>, terms: &Terms, lua: bool) -> St
         .map(|kind| format!("  {kind}_temp_path {dir}/{name}-{kind};\n"))
         .concat();
     let proxy = format!(
-        "{phases}      proxy_pass http://bench;\n      proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n{forwarded}"
+        "{phases}      proxy_pass http://bench;\n      proxy_http_version 1.1;\n      \
+         proxy_set_header Connection \"\";\n{forwarded}"
     );
     let many: String = (0..terms.routes).map(|n| format!("    location /many/{n:06}/ {{\n{proxy}    }}\n")).collect();
     format!(
         "{modules}daemon off;\nuser root;\nworker_processes 1;\npid {dir}/{name}.pid;\n\
-         error_log {dir}/{name}.error.log warn;\nevents {{ worker_connections {sockets}; }}\nhttp {{\n  access_log {log};\n{temp}{package_path}  \
-         keepalive_requests 1000000;\n  keepalive_timeout 60s;\n  client_max_body_size 0;\n  upstream bench {{\n    {upstream}\n    keepalive 512;\n    \
-         keepalive_requests 1000000;\n  }}\n  server {{\n    listen {listen} backlog=4096;\n{many}    location / {{\n{proxy}    }}\n  }}\n}}\n",
+         error_log {dir}/{name}.error.log warn;\nevents {{ worker_connections {sockets}; }}\nhttp {{\n  access_log \
+         {log};\n{temp}{package_path}  \
+         keepalive_requests 1000000;\n  keepalive_timeout 60s;\n  client_max_body_size 0;\n  upstream bench {{\n    \
+         {upstream}\n    keepalive 512;\n    \
+         keepalive_requests 1000000;\n  }}\n  server {{\n    listen {listen} backlog=4096;\n{many}    location / \
+         {{\n{proxy}    }}\n  }}\n}}\n",
     )
 }
 
@@ -249,8 +255,10 @@ fn haproxy(listen: SocketAddr, log: Option<&Path>, terms: &Terms) -> String {
         ""
     };
     format!(
-        "global\n  nbthread 1\n  maxconn {}\n{global_log}defaults\n  mode http\n{default_log}  timeout connect 5s\n  timeout client 60s\n  \
-         timeout server 60s\n  http-reuse always\nfrontend front\n  bind {listen} backlog 4096\n{forwarded}  default_backend bench\n\
+        "global\n  nbthread 1\n  maxconn {}\n{global_log}defaults\n  mode http\n{default_log}  timeout connect 5s\n  \
+        timeout client 60s\n  \
+         timeout server 60s\n  http-reuse always\nfrontend front\n  bind {listen} backlog 4096\n{forwarded}  \
+         default_backend bench\n\
          backend bench\n  server one {}\n",
         terms.connections, terms.upstream
     )
@@ -262,7 +270,8 @@ fn ringway(listen: SocketAddr, control: SocketAddr, log: Option<&Path>, terms: &
         (0..terms.routes).map(|n| format!("  - {{id: m{n}, uri: /many/{n:06}/*, upstream_id: bench}}\n")).collect();
     format!(
         "gateway:\n  workers: {{count: 1, cpus: \"{}\", driver: {driver}}}\n  listeners:\n    - {{address: \"{listen}\"}}\n  \
-         control: {{address: \"{control}\"}}\n  access_log: {log}\nupstreams:\n  - id: bench\n    type: roundrobin\n    nodes: {{\"{}\": 1}}\n\
+         control: {{address: \"{control}\"}}\n  access_log: {log}\nupstreams:\n  - id: bench\n    type: roundrobin\n    \
+         nodes: {{\"{}\": 1}}\n\
          routes:\n  - id: bench\n    uri: /*\n    upstream_id: bench\n{many}",
         terms.cpu, terms.upstream
     )

@@ -17,7 +17,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// What was used since `earlier`: the scheduler's total, split by the ticks' shares. Ticks alone are 10 ms coarse; their split is
+    /// What was used since `earlier`: the scheduler's total, split by the ticks' shares. Ticks alone are 10 ms coarse; their
+    /// split is
     /// good over a second or more, not per request.
     pub fn since(&self, earlier: &Self) -> Self {
         let nanos = (self.nanos - earlier.nanos).max(0.0);

@@ -22,8 +22,10 @@ pub fn markdown(run: &Run) -> String {
     let _ = write!(
         out,
         "# Side by side, {}\n\nLinux {}, {} x {}, TCP congestion control {}; {:.1} % of CPU time stolen by other guests. {}\n\n\
-         One worker each, pinned to CPU {}; backend and load on CPU {}; loopback. Rounds of {} s, interleaved, order drawn anew; peers started afresh \
-         each round. Access log {}, forwarded headers {}, {} route(s). CPU is that of the whole process tree. Medians, with the extremes in brackets; ratios are \
+         One worker each, pinned to CPU {}; backend and load on CPU {}; loopback. Rounds of {} s, interleaved, order drawn \
+         anew; peers started afresh \
+         each round. Access log {}, forwarded headers {}, {} route(s). CPU is that of the whole process tree. Medians, with \
+         the extremes in brackets; ratios are \
          medians of same-round ratios.\n\n",
         run.date,
         host("kernel"),
@@ -58,7 +60,10 @@ fn write_idle(out: &mut String, run: &Run) {
     if run.idle.is_empty() {
         return;
     }
-    out.push_str("## Memory of idle keepalive connections\n\nPSS of the process tree, one sample, a fresh process each. What a peer allocates ");
+    out.push_str(
+        "## Memory of idle keepalive connections\n\n\
+        PSS of the process tree, one sample, a fresh process each. What a peer allocates ",
+    );
     out.push_str(
         "ahead is in its total, not in its bytes per connection.\n\n| | connections | MB before | MB with them | bytes each |\n",
     );
@@ -181,7 +186,8 @@ fn verdict(row: &Row, table: &Table, run: &Run) -> Option<String> {
         Verdict::Unsettled => "unsettled",
     };
     Some(format!(
-        "{}: at most {GOAL} of nginx's CPU per request (or {FLOOR_GOAL} of the floor's): **{}**; at most {USER_GOAL} of nginx's user time: **{}**.",
+        "{}: at most {GOAL} of nginx's CPU per request (or {FLOOR_GOAL} of the floor's): **{}**; \
+         at most {USER_GOAL} of nginx's user time: **{}**.",
         row.kind.name(),
         word(all),
         word(user)
@@ -218,8 +224,8 @@ pub fn json(run: &Run) -> Value {
         "seconds": run.seconds,
         "peers": peers,
         "left_out": run.left_out,
-        "idle": run.idle.iter().map(|(kind, i)| json!({"peer": kind.name(), "connections": i.connections, "before_kib": i.before_kib,
-            "after_kib": i.after_kib, "bytes_each": i.bytes_each()})).collect::<Vec<_>>(),
+        "idle": run.idle.iter().map(|(kind, i)| json!({"peer": kind.name(), "connections": i.connections,
+            "before_kib": i.before_kib,            "after_kib": i.after_kib, "bytes_each": i.bytes_each()})).collect::<Vec<_>>(),
         "workloads": run.tables.iter().map(table_json).collect::<Vec<_>>(),
     })
 }
@@ -253,7 +259,8 @@ fn table_json(table: &Table) -> Value {
 fn sample_json(s: &Sample) -> Value {
     let quantiles = |q: [f64; 4]| json!({"p50": q[0], "p90": q[1], "p99": q[2], "p99.9": q[3]});
     json!({
-        "cpu_us": s.cpu[0], "user_us": s.cpu[1], "kernel_us": s.cpu[2], "busy": s.busy, "requests_per_second": s.rate, "requests": s.requests,
+        "cpu_us": s.cpu[0], "user_us": s.cpu[1], "kernel_us": s.cpu[2], "busy": s.busy,
+        "requests_per_second": s.rate, "requests": s.requests,
         "service_us": quantiles(s.service), "scheduled_us": s.scheduled.map(quantiles), "resident_kib": s.resident_kib,
         "errors": s.errors.total(), "reopened": s.reopened,
     })

@@ -54,7 +54,8 @@ pub enum Verdict {
     Unsettled,
 }
 
-/// Judges by design.md §6: the median of 7 or more interleaved rounds at or below `goal`, or the ratio to the floor at most `floor_goal`.
+/// Judges by design.md §6: the median of 7 or more interleaved rounds at or below `goal`, or the ratio to the floor at most
+/// `floor_goal`.
 /// `noisy` (the floor's spread over its bound) leaves a miss, and a median less than 10 % below the goal, unsettled.
 pub fn judge(ratio: Summary, goal: f64, to_floor: Option<Summary>, floor_goal: f64, noisy: bool) -> Verdict {
     if ratio.rounds < ROUNDS_FOR_A_VERDICT {

@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn perf_is_read_and_the_rest_is_other() {
-        let text = "noise\n10,,raw_syscalls:sys_enter,1,100.00,,\n7,,io_uring:io_uring_submit_req,1,1,,\n4,,syscalls:sys_enter_read,1,1,,\n\
+        let text = "noise\n10,,raw_syscalls:sys_enter,1,100.00,,\n\
+            7,,io_uring:io_uring_submit_req,1,1,,\n4,,syscalls:sys_enter_read,1,1,,\n\
             0,,syscalls:sys_enter_write,1,1,,\n<not supported>,,syscalls:sys_enter_x,0,1,,\n";
         let counts = parse_perf(text).unwrap();
         assert_eq!((counts.total(), counts.sqes), (10, Some(7)));
@@ -214,7 +215,8 @@ mod tests {
 
     #[test]
     fn strace_is_read() {
-        let text = "    calls syscall\n--------- ----------------\n       12 epoll_wait\n        3 sendto\n--------- ----------------\n       15 total\n";
+        let text = "    calls syscall\n--------- ----------------\n       12 epoll_wait\n        3 sendto\n\
+            --------- ----------------\n       15 total\n";
         let counts = parse_strace(text).unwrap();
         assert_eq!((counts.total(), counts.kinds["sendto"]), (15, 3));
     }

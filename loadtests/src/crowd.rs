@@ -297,7 +297,8 @@ pub fn tunnels(target: Target<'_>, count: usize, opened: &AtomicU64, tally: &Tal
     }
 }
 
-/// Clients that misbehave while others work: they leave at once, in the middle of a head or a body, reset, or do not read their answer.
+/// Clients that misbehave while others work: they leave at once, in the middle of a head or a body, reset, or do not read their
+/// answer.
 pub fn churn(target: Target<'_>, id: usize, turns: &AtomicU64) {
     let mut serial = id;
     while target.goes_on() {

@@ -199,10 +199,12 @@ fn config_text(setup: &Setup, address: SocketAddr, control: SocketAddr, director
 fn ringway(setup: &Setup, address: SocketAddr, control: SocketAddr, directory: &Path, version: u64) -> String {
     let nodes: Vec<String> = setup.nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
     let mut text = format!(
-        "gateway:\n  workers: {{count: {}, driver: {}}}\n  listeners:\n    - {{address: \"{address}\"}}\n  control: {{address: \"{control}\"}}\n  \
+        "gateway:\n  workers: {{count: {}, driver: {}}}\n  listeners:\n    - {{address: \"{address}\"}}\n  control: \
+        {{address: \"{control}\"}}\n  \
          access_log: {{path: \"{}/access.log\", format: combined}}\n  timeouts: {{header: {}ms, drain: 2s}}\n\
          upstreams:\n  - id: nodes\n    type: roundrobin\n    retries: {}\n    nodes: {{{}}}\n\
-         routes:\n  - id: main\n    uris: [/echo/*, /upload/*, /bytes/*, /ws]\n    enable_websocket: true\n    upstream_id: nodes\n  \
+         routes:\n  - id: main\n    uris: [/echo/*, /upload/*, /bytes/*, /ws]\n    enable_websocket: true\n    upstream_id: \
+         nodes\n  \
          - id: epoch\n    uri: /epoch/{version}\n    upstream_id: nodes\n",
         setup.workers,
         setup.driver,
@@ -228,7 +230,8 @@ fn nginx(setup: &Setup, address: SocketAddr, directory: &Path, version: u64) -> 
          map $http_upgrade $up {{ default upgrade; '' ''; }}\n\
          keepalive_requests 1000000; client_header_timeout {}ms; client_max_body_size 0;\n\
          upstream nodes {{ {nodes} keepalive 512; }}\nserver {{ listen {address} backlog=4096;\n\
-         proxy_http_version 1.1; proxy_set_header Connection $up; proxy_set_header Upgrade $http_upgrade; proxy_request_buffering off;\n\
+         proxy_http_version 1.1; proxy_set_header Connection $up; proxy_set_header Upgrade $http_upgrade; \
+         proxy_request_buffering off;\n\
          location ~ ^/(echo|upload|bytes)/ {{ proxy_pass http://nodes; }}\nlocation = /ws {{ proxy_pass http://nodes; }}\n\
          location = /epoch/{version} {{ proxy_pass http://nodes; }}\nlocation / {{ return 404; }}\n}} }}\n",
         setup.workers,

@@ -1,6 +1,7 @@
 //! The scripted upstream: a thread per connection, answers that show what arrived, and a kill switch.
 //!
-//! `/echo/…` and `/upload/…` answer `METHOD PATH OCTETS HASH`, `/bytes/N` gives N octets of a known pattern, `/ws` echoes WebSocket frames.
+//! `/echo/…` and `/upload/…` answer `METHOD PATH OCTETS HASH`, `/bytes/N` gives N octets of a known pattern, `/ws` echoes
+//! WebSocket frames.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -132,7 +133,8 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         if request.upgrade {
             stream.write_all(
                 format!(
-                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                     Sec-WebSocket-Accept: {}\r\n\r\n",
                     websocket::ACCEPT
                 )
                 .as_bytes(),

@@ -1,4 +1,5 @@
-//! Reloads in quick succession under every kind of load: no request fails, no connection is closed, memory stays flat, every epoch is taken.
+//! Reloads in quick succession under every kind of load: no request fails, no connection is closed, memory stays flat, every
+//! epoch is taken.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

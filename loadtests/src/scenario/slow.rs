@@ -1,4 +1,5 @@
-//! Clients that trickle their heads (slow loris) while others work: the others are answered, memory is bounded, the slow ones are ended in time.
+//! Clients that trickle their heads (slow loris) while others work: the others are answered, memory is bounded, the slow ones
+//! are ended in time.
 
 use std::io::{self, ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -107,7 +107,7 @@ impl Listeners {
             if wanted.iter().any(|(other, _)| other.address == conf.address) {
                 continue;
             }
-            let mode = conf.accept.unwrap_or(gateway.workers.accept);
+            let mode = mode_of(conf, gateway);
             match self.serving(&conf.address) {
                 Some(open) if same_but_backlog(&open.conf, conf) && (open.mode == mode || open.inherited) => {
                     if open.conf.backlog != conf.backlog {
@@ -130,7 +130,7 @@ impl Listeners {
             }
         }
         for (conf, replaces) in &wanted {
-            let mode = conf.accept.unwrap_or(gateway.workers.accept);
+            let mode = mode_of(conf, gateway);
             let open = self.open(conf, mode, *replaces)?;
             change.fresh.push(open);
         }
@@ -281,7 +281,6 @@ impl Listeners {
                     (0..count).map(tcp).collect::<io::Result<Vec<_>>>().map_err(fail)?
                 }
                 ListenAddress::Unix { path, mode: permissions, owner } => {
-                    mode = AcceptMode::Shared;
                     // A listener of ours that is still closing has its file there too.
                     let ours = replaces || self.open.iter().any(|open| same_place(&open.conf.address, &conf.address));
                     let socket = listen::unix(path, *permissions, conf.backlog, ours).map_err(fail)?;
@@ -328,6 +327,14 @@ impl Open {
         {
             tracing::warn!("cannot remove {}: {error}", path.display());
         }
+    }
+}
+
+/// How workers share a listener. There is no SO_REUSEPORT for Unix sockets.
+fn mode_of(conf: &Listener, gateway: &Gateway) -> AcceptMode {
+    match conf.address {
+        ListenAddress::Unix { .. } => AcceptMode::Shared,
+        ListenAddress::Tcp(_) => conf.accept.unwrap_or(gateway.workers.accept),
     }
 }
 
@@ -448,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_unix_socket_is_removed_at_the_end() {
-        let (fleet, _inboxes) = fleet(2);
+        let (fleet, inboxes) = fleet(2);
         let path = std::env::temp_dir().join(format!("ringway-listeners-{}.sock", std::process::id()));
         let address = ListenAddress::Unix { path: path.clone(), mode: Some(0o660), owner: None };
         let conf = Gateway { listeners: vec![Listener { address, ..Listener::default() }], ..Gateway::default() };
@@ -456,6 +463,10 @@ mod tests {
         let change = listeners.prepare(&conf).unwrap();
         listeners.apply(change, &fleet);
         assert!(path.exists());
+        let _ = inboxes[0].drain();
+        let change = listeners.prepare(&conf).unwrap();
+        listeners.apply(change, &fleet);
+        assert!(inboxes[0].is_empty(), "nothing has changed");
         listeners.stop_all(&fleet);
         for worker in 0..2 {
             listeners.stopped(worker, 1, &fleet);

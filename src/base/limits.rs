@@ -40,3 +40,16 @@ pub const INBOX_MESSAGES: usize = 1024;
 pub const LOG_BATCH_BYTES: usize = 64 * 1024;
 /// Batches of access log waiting for the writer, per process; past it lines are dropped and counted.
 pub const LOG_BATCHES_WAITING: usize = 256;
+/// Client connections of a worker up to which an idle one keeps a receive posted (and its chunk pinned); above it an idle
+/// connection waits for readiness first, at the price of one operation more per request.
+pub const POSTED_RECEIVES: usize = 512;
+/// Bytes of a request's unread rest that are read and dropped before a connection is closed.
+pub const LINGER_BYTES: u64 = 1024 * 1024;
+/// Seconds a closing connection waits for its client's FIN.
+pub const LINGER_SECS: u64 = 2;
+/// Chains merged with consumers that a worker keeps per epoch.
+pub const MERGED_CHAINS: usize = 4096;
+/// Bytes of a body above which large chunks are lent for it.
+pub const LARGE_BODY_BYTES: u64 = 64 * 1024;
+/// Room for the fields that Ringway writes into a request or response head, besides those it passes on.
+pub const OWN_FIELDS_BYTES: usize = 1024;

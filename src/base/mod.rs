@@ -3,6 +3,7 @@
 pub mod buf;
 pub mod clock;
 pub mod count;
+pub mod date;
 pub mod error;
 pub mod limits;
 pub mod log;

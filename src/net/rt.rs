@@ -84,6 +84,11 @@ fn ladder() -> Vec<(&'static str, io_uring::Builder)> {
     vec![("SINGLE_ISSUER|DEFER_TASKRUN", deferred), ("COOP_TASKRUN", cooperative), ("no flags", base())]
 }
 
+/// Pins this thread to a CPU. A CPU that is not there leaves the thread where it is.
+pub fn pin(cpu: usize) {
+    core_affinity::set_for_current(core_affinity::CoreId { id: cpu });
+}
+
 /// What carries this thread's operations.
 pub fn carrier() -> Carrier {
     CARRIER.get()

@@ -21,6 +21,8 @@ use crate::base::limits;
 /// Which direction to shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
+    /// Receiving: what has arrived can still be read, then the end is seen.
+    Read,
     /// Sending: the peer sees FIN.
     Write,
     /// Both; operations in flight end.
@@ -215,6 +217,7 @@ impl lane::Readable for OwnedReadHalf<UnixStream> {
 /// `shutdown(2)`; errors mean that the peer was faster.
 pub(super) fn shutdown(fd: RawFd, side: Side) {
     let how = match side {
+        Side::Read => libc::SHUT_RD,
         Side::Write => libc::SHUT_WR,
         Side::Both => libc::SHUT_RDWR,
     };

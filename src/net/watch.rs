@@ -121,10 +121,15 @@ impl Watch {
 }
 
 impl Inner {
+    /// Where the client is waited for, only receiving ends: what had arrived is still read, and an answer can be sent.
     fn fire(&self) {
+        let side = match self.waits.get() {
+            Wait::Keepalive | Wait::Header | Wait::Body | Wait::Linger => super::stream::Side::Read,
+            _ => super::stream::Side::Both,
+        };
         self.fired.set(Some(self.waits.get()));
         self.at.set(NEVER);
-        super::stream::shutdown(self.fd, super::stream::Side::Both);
+        super::stream::shutdown(self.fd, side);
     }
 }
 

@@ -23,6 +23,10 @@ pub struct Ctx<'e> {
     pub remote_port: u16,
     /// The route, once one matched.
     pub route: Option<&'e RouteInfo>,
+    /// Index of the matched pattern in the route's paths.
+    pub matched_uri: u16,
+    /// Index of the matched host in the route's hosts.
+    pub matched_host: Option<u16>,
     /// Captures of the matched path pattern: (name, value).
     pub captures: Vec<(Box<str>, Vec<u8>)>,
     /// The consumers of this epoch.
@@ -33,6 +37,7 @@ pub struct Ctx<'e> {
     pub outgoing: Outgoing,
     /// Upstream tries so far, in order.
     pub tries: Vec<Try>,
+    kept: (&'e mut Vec<Try>, &'e mut Vec<(Box<str>, Vec<u8>)>),
     /// What was sent to the client.
     pub sent: Sent,
     /// What becomes of the response's body; see [`Ctx::replace_body`] and [`Ctx::collect_body`].
@@ -205,6 +210,57 @@ impl Answer {
     pub fn with(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push((name.as_bytes().to_vec(), value.into()));
         self
+    }
+}
+
+impl<'e> Ctx<'e> {
+    /// Begins an exchange with a connection's reusable parts.
+    pub fn begin(parts: &'e mut Parts, conn: &'e ConnInfo, consumers: &'e Consumers, started: Tick) -> Self {
+        let mut tries = std::mem::take(&mut parts.tries);
+        let mut captures = std::mem::take(&mut parts.captures);
+        tries.clear();
+        captures.clear();
+        Self {
+            request: &mut parts.request,
+            response: &mut parts.response,
+            remote_ip: conn.peer.map(|peer| peer.ip()),
+            remote_port: conn.peer.map_or(0, |peer| peer.port()),
+            conn,
+            route: None,
+            matched_uri: 0,
+            matched_host: None,
+            captures,
+            consumers,
+            consumer: None,
+            outgoing: Outgoing::default(),
+            tries,
+            kept: (&mut parts.tries, &mut parts.captures),
+            sent: Sent::default(),
+            body_plan: BodyPlan::Stream,
+            started,
+            source: Source::Gateway,
+            reason: Reason::Internal,
+            request_bytes: 0,
+            request_id: std::cell::OnceCell::new(),
+            epoch: 0,
+            worker: 0,
+        }
+    }
+
+    /// Ends the exchange: gives the parts back and drops the first `used` bytes of what was received (head and the body
+    /// behind it). What is left is the next request's.
+    pub fn end(self, used: usize) {
+        let (tries, captures) = self.kept;
+        *tries = self.tries;
+        *captures = self.captures;
+        self.request.clear();
+        let received = self.request.fields.received_mut();
+        received.consume(used);
+        if received.is_empty() {
+            drop(self.request.fields.take_received());
+        }
+        self.response.clear();
+        drop(self.response.fields.take_received());
     }
 }
 

@@ -6,7 +6,7 @@ pub mod known;
 pub mod reason;
 
 pub use fields::{Field, Fields, Span};
-pub use known::Known;
+pub use known::{Known, KnownSet};
 pub use reason::Reason;
 
 /// A request method. RFC 9110 §9; unknown tokens are kept as they came.
@@ -185,6 +185,8 @@ pub struct RequestHead {
     pub upgrades_websocket: bool,
     /// Bytes of the head on the wire: request line, fields, empty line.
     pub head_bytes: usize,
+    /// Bytes already searched for the empty line, while the head is partial.
+    pub searched: usize,
 }
 
 impl Default for Method {
@@ -224,6 +226,7 @@ impl RequestHead {
         self.expects_continue = false;
         self.upgrades_websocket = false;
         self.head_bytes = 0;
+        self.searched = 0;
     }
 }
 
@@ -244,6 +247,8 @@ pub struct ResponseHead {
     pub keep_alive: bool,
     /// Bytes of the head on the wire.
     pub head_bytes: usize,
+    /// Bytes already searched for the empty line, while the head is partial.
+    pub searched: usize,
 }
 
 impl ResponseHead {
@@ -256,5 +261,6 @@ impl ResponseHead {
         self.body = BodyShape::None;
         self.keep_alive = false;
         self.head_bytes = 0;
+        self.searched = 0;
     }
 }

@@ -1,1 +1,19 @@
-//! Floor 4: a request's life.
+//! Floor 4: a request's life. `conn_h1` reads heads, `exchange` runs the phases in order, `attempt` speaks to an upstream
+//! node, `relay` moves bodies, `answer` makes our own responses.
+
+pub mod answer;
+pub mod attempt;
+pub mod conn_h1;
+pub mod core;
+pub mod downstream;
+pub mod exchange;
+pub mod forward;
+pub mod outgoing;
+pub mod prelude;
+pub mod reframe;
+pub mod relay;
+pub mod respond;
+pub mod upgrade;
+pub mod upload;
+
+pub use core::{Core, Home, View};

@@ -1,11 +1,18 @@
-//! Floor 1: matching a request to a route. APISIX request.md §1; the index is reference/runtime.md §7 (chains on matchit).
+//! Floor 1: matching a request to a route. APISIX request.md §1, its order and its traps; where APISIX is plainly defective
+//! the sane thing is done and listed in docs/migrating-from-apisix.md.
 
 pub mod expr;
+mod index;
+pub mod pattern;
+pub mod regex;
+pub mod table;
 
 use std::net::IpAddr;
 
 use crate::proto::message::Method;
 use crate::proto::vars::Vars;
+
+pub use table::{BuildFault, Considered, Found, Outcome, Spec, Table};
 
 /// What matching looks at. All of it is canonical: the path decoded once, the host lower-cased without port.
 pub struct Ask<'a> {

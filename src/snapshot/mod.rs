@@ -1,14 +1,123 @@
 //! Floor 4: one epoch, immutable. `compile` turns the checked model into routes, chains, upstreams and consumers.
 
+pub mod compile;
+pub mod published;
+
+use std::collections::HashSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::base::limits;
 use crate::config::gateway::Gateway;
+use crate::config::model::{self, Timeout};
+use crate::plugin::chain::{Chain, Merged};
+use crate::plugin::consumers::{Consumers, Identity};
+use crate::plugin::ctx::RouteInfo;
+use crate::proxy::View;
+use crate::proxy::access_log::Format;
+use crate::route::Table;
+use crate::upstream::Spec;
+
+pub use compile::{Compiled, compile};
 
 /// One version of the whole configuration, compiled and checked completely.
-#[derive(Debug)]
 pub struct Snapshot {
     /// Number of the epoch, from 1.
     pub epoch: u64,
     /// The `gateway:` section.
     pub gateway: Arc<Gateway>,
+    /// The index over the routes.
+    pub table: Table,
+    /// Routes by their number in the table.
+    pub routes: Vec<Arc<Route>>,
+    /// All global rules as one chain.
+    pub global: Chain,
+    /// Consumers by credential.
+    pub consumers: Consumers,
+    /// Consumers by `Identity::index`, with their group.
+    pub consumer_layers: Vec<ConsumerLayer>,
+    /// Upstreams in use.
+    pub upstreams: Vec<Arc<Spec>>,
+    /// Their slots.
+    pub upstream_slots: HashSet<u32>,
+    /// The access log's format.
+    pub log: Option<Format>,
+    /// Value of the `Server` field.
+    pub server: Vec<u8>,
+    /// Some expression, template or format reads the forwarded fields before a route is known.
+    pub reads_forwarded: bool,
+    /// Something reads captures of the path.
+    pub reads_captures: bool,
+    /// Client connections per worker.
+    pub connection_limit: usize,
+    /// The model it was compiled from, for the Control API and `explain`.
+    pub model: Arc<model::Model>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("epoch", &self.epoch).field("routes", &self.routes.len()).finish_non_exhaustive()
+    }
+}
+
+/// A compiled route.
+pub struct Route {
+    /// What plugins, logs and metrics see of it.
+    pub info: RouteInfo,
+    /// Its plugins: plugin config, service and route merged.
+    pub chain: Chain,
+    /// Where it leads.
+    pub target: Target,
+    /// `enable_websocket`, the service's where the route is silent.
+    pub websocket: bool,
+    /// `timeout` of the route.
+    pub timeout: Option<Timeout>,
+    /// The model's route.
+    pub model: Arc<model::Route>,
+    /// Digest over everything it was compiled from: equal digests are shared by epochs.
+    pub digest: u64,
+}
+
+/// Where a route leads.
+pub enum Target {
+    /// To an upstream.
+    Upstream(Arc<Spec>),
+    /// Nowhere: it names something that does not exist. APISIX request.md §1.8 has the status.
+    Broken(u16),
+    /// Nowhere: it has no upstream, and its plugins are to answer.
+    None,
+}
+
+/// What a consumer and its group bring into a chain.
+pub struct ConsumerLayer {
+    /// The consumer.
+    pub consumer: Arc<model::Consumer>,
+    /// Its group; `Err` where it names one that does not exist.
+    pub group: Result<Option<Arc<model::PluginSet>>, ()>,
+}
+
+impl Snapshot {
+    /// The route's chain merged with a consumer's plugins; `None` where the consumer brings none. Kept per view.
+    ///
+    /// # Errors
+    /// 503 where the consumer names a group that does not exist, 500 where its plugins can't be built.
+    pub fn merged(&self, view: &View, route: &Route, identity: &Identity) -> Result<Option<Rc<Merged>>, u16> {
+        let Some(layer) = self.consumer_layers.get(identity.index) else { return Ok(None) };
+        let group = layer.group.as_ref().map_err(|()| 503_u16)?.as_deref();
+        let nothing = layer.consumer.plugins.0.is_empty() && group.is_none_or(|group| group.plugins.0.is_empty());
+        if nothing {
+            return Ok(None);
+        }
+        let key = (route.info.slot, identity.index);
+        if let Some(merged) = view.merged.borrow().get(&key) {
+            return Ok(Some(merged.clone()));
+        }
+        let merged = Rc::new(compile::merge(self, route, layer, group).map_err(|()| 500_u16)?);
+        let mut kept = view.merged.borrow_mut();
+        if kept.len() >= limits::MERGED_CHAINS {
+            kept.clear();
+        }
+        kept.insert(key, merged.clone());
+        Ok(Some(merged))
+    }
 }

@@ -1,50 +1,22 @@
 //! Floor 5: one core. A worker owns its ring, its listeners, connections, pools, timers and counters; the coordinator talks
 //! to it through [`Message`]s and hears [`Event`]s.
 
+pub mod accept;
+pub mod guard;
+pub mod inbox;
+pub mod run;
+pub mod sweep;
+
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::count::Counters;
+use crate::base::limits;
 use crate::config::gateway::{Driver, Listener};
+pub use crate::snapshot::published::Published;
 use crate::snapshot::Snapshot;
-
-/// The newest epoch, as workers look at it: once per request they read one line that nobody writes between two epochs.
-#[derive(Debug)]
-pub struct Published {
-    epoch: PaddedEpoch,
-    slot: Mutex<Arc<Snapshot>>,
-}
-
-#[derive(Debug)]
-#[repr(align(128))]
-struct PaddedEpoch(AtomicU64);
-
-impl Published {
-    /// Starts with the first epoch.
-    pub fn new(first: Arc<Snapshot>) -> Self {
-        Self { epoch: PaddedEpoch(AtomicU64::new(first.epoch)), slot: Mutex::new(first) }
-    }
-
-    /// Number of the newest epoch.
-    pub fn epoch(&self) -> u64 {
-        self.epoch.0.load(Ordering::Acquire)
-    }
-
-    /// The newest snapshot.
-    pub fn current(&self) -> Arc<Snapshot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Makes a snapshot the newest. The coordinator sends [`Message::Epoch`] to each worker afterwards, for idle ones.
-    pub fn publish(&self, next: Arc<Snapshot>) {
-        let epoch = next.epoch;
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = next;
-        self.epoch.0.store(epoch, Ordering::Release);
-    }
-}
 
 /// What a worker is made of.
 pub struct Seed {
@@ -163,8 +135,8 @@ pub enum Event {
 pub struct Report {
     /// Series of the prometheus plugin: see `plugin::prometheus`.
     pub series: Vec<crate::plugin::Sample>,
-    /// Idle pooled connections per upstream node: (upstream identity, node address, idle).
-    pub pools: Vec<(String, String, u64)>,
+    /// Idle pooled connections per upstream node address.
+    pub pools: Vec<(String, u64)>,
 }
 
 /// A running worker as the coordinator holds it.
@@ -184,6 +156,8 @@ pub struct Handle {
 /// # Errors
 /// If the thread cannot be made.
 pub fn spawn(seed: Seed) -> io::Result<Handle> {
-    let _seed = seed;
-    Err(io::Error::other("not written yet"))
+    let (inbox, messages) = flume::bounded(limits::INBOX_MESSAGES);
+    let (index, counters) = (seed.index, seed.counters.clone());
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || run::run(seed, messages))?;
+    Ok(Handle { index, inbox, counters, thread })
 }

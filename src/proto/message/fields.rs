@@ -24,6 +24,16 @@ impl Span {
         Self { at: at as u32 | ARENA, len: len as u32 }
     }
 
+    /// Offset in its buffer.
+    pub fn start(self) -> usize {
+        (self.at & !ARENA) as usize
+    }
+
+    /// True if it lies in the received bytes: nobody has edited it.
+    pub fn is_received(self) -> bool {
+        self.at & ARENA == 0
+    }
+
     /// Length in bytes.
     pub fn len(self) -> usize {
         self.len as usize

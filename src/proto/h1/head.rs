@@ -1,0 +1,203 @@
+//! What request and response heads have in common: where a head ends, and its field lines.
+
+use std::mem::MaybeUninit;
+
+use crate::base::limits;
+use crate::proto::message::{Field, Fields, Known, Reason, Span};
+
+/// Bounds of a head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes of the whole head.
+    pub bytes: usize,
+    /// Field lines.
+    pub fields: usize,
+    /// Bytes of the request target.
+    pub target_bytes: usize,
+}
+
+/// How far a head is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More bytes are needed.
+    Partial,
+    /// The head is whole.
+    Complete,
+}
+
+/// Why a head is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadFault {
+    /// Status for the client (for a response: what the client gets is 502).
+    pub status: u16,
+    /// Reason of the exchange.
+    pub reason: Reason,
+    /// Which rule it broke.
+    pub what: &'static str,
+}
+
+impl HeadFault {
+    pub(super) const fn malformed(what: &'static str) -> Self {
+        Self { status: 400, reason: Reason::RequestMalformed, what }
+    }
+
+    pub(super) const fn unsupported(status: u16, what: &'static str) -> Self {
+        Self { status, reason: Reason::RequestUnsupported, what }
+    }
+
+    pub(super) const fn too_large(status: u16, what: &'static str) -> Self {
+        Self { status, reason: Reason::RequestTooLarge, what }
+    }
+}
+
+/// Room for a head's fields on the stack.
+pub(super) type FieldRoom<'b> = [MaybeUninit<httparse::Header<'b>>; limits::HEADERS_MAX];
+
+/// Length of the head with its empty line, if the empty line is there. `from` is how far it was searched before.
+pub(super) fn head_len(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from.saturating_sub(3);
+    loop {
+        let found = memchr::memchr(b'\n', bytes.get(at..)?)? + at;
+        match bytes.get(found + 1) {
+            Some(b'\r') if bytes.get(found + 2) == Some(&b'\n') => return Some(found + 3),
+            Some(b'\n') => return Some(found + 2),
+            _ => at = found + 1,
+        }
+    }
+}
+
+/// httparse takes a bare LF for a line's end, as old servers did; two readers may then disagree on where a line ends.
+pub(super) fn check_line_ends(head: &[u8]) -> Result<(), HeadFault> {
+    for at in memchr::memchr_iter(b'\n', head) {
+        if at == 0 || head.get(at - 1) != Some(&b'\r') {
+            return Err(HeadFault::malformed("a bare LF in the head"));
+        }
+    }
+    for at in memchr::memchr_iter(b'\r', head) {
+        if head.get(at + 1) != Some(&b'\n') {
+            return Err(HeadFault::malformed("a bare CR in the head"));
+        }
+    }
+    Ok(())
+}
+
+/// Takes over the parsed field lines, checking what httparse lets pass.
+pub(super) fn take_fields(
+    fields: &mut Fields,
+    base: usize,
+    parsed: &[(usize, usize, usize, usize)],
+    request: bool,
+) -> Result<(), HeadFault> {
+    for &(name_at, name_len, value_at, value_len) in parsed {
+        let name = Span::received(base + name_at, name_len);
+        let value = Span::received(base + value_at, value_len);
+        let known = Known::of(fields.bytes(name));
+        if known == Known::Other && request && hides_known(fields.bytes(name)) {
+            continue; // `X_Forwarded_For` and its kind: CGI-style readers take them for the real field
+        }
+        if !fields.bytes(value).iter().all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f)) {
+            return Err(HeadFault::malformed("a control byte in a field value"));
+        }
+        fields.push(Field { name, value, known });
+    }
+    Ok(())
+}
+
+/// A name that equals a framing, forwarded or plugin-set field once `_` is read as `-`.
+fn hides_known(name: &[u8]) -> bool {
+    if !name.contains(&b'_') || name.len() > 32 {
+        return false;
+    }
+    let mut buffer = [0_u8; 32];
+    for (to, from) in buffer.iter_mut().zip(name) {
+        *to = if *from == b'_' { b'-' } else { *from };
+    }
+    matches!(
+        Known::of(buffer.get(..name.len()).unwrap_or_default()),
+        Known::ContentLength
+            | Known::TransferEncoding
+            | Known::Forwarded
+            | Known::XForwardedFor
+            | Known::XForwardedHost
+            | Known::XForwardedPort
+            | Known::XForwardedProto
+            | Known::XRealIp
+            | Known::XConsumerUsername
+            | Known::XConsumerCustomId
+            | Known::XCredentialIdentifier
+    )
+}
+
+/// What the framing fields say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Framing {
+    pub(super) length: Option<u64>,
+    pub(super) chunked: bool,
+}
+
+/// Reads Content-Length and Transfer-Encoding. RFC 9112 §6: anything that two readers could take differently is a fault.
+pub(super) fn framing(fields: &Fields) -> Result<Framing, HeadFault> {
+    let mut framing = Framing::default();
+    let mut codings = 0;
+    for (_, value, known) in fields.iter() {
+        match known {
+            Known::ContentLength => {
+                if framing.length.is_some() {
+                    return Err(HeadFault::malformed("more than one Content-Length"));
+                }
+                framing.length = Some(decimal(value).ok_or(HeadFault::malformed("Content-Length is not a number"))?);
+            }
+            Known::TransferEncoding => {
+                codings += 1;
+                if codings > 1 {
+                    return Err(HeadFault::malformed("more than one Transfer-Encoding"));
+                }
+                if !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(HeadFault::unsupported(501, "a transfer coding other than chunked"));
+                }
+                framing.chunked = true;
+            }
+            _ => {}
+        }
+    }
+    if framing.chunked && framing.length.is_some() {
+        return Err(HeadFault::malformed("Content-Length beside Transfer-Encoding"));
+    }
+    Ok(framing)
+}
+
+/// Digits alone, no sign, no overflow.
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 19 {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |sum, &digit| {
+        digit.is_ascii_digit().then(|| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))).flatten()
+    })
+}
+
+/// Options of Connection that matter here.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options {
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
+    pub(super) upgrade: bool,
+}
+
+/// Reads all Connection lines.
+pub(super) fn options(fields: &Fields) -> Options {
+    let mut options = Options::default();
+    for value in fields.all_known(Known::Connection) {
+        for token in tokens(value) {
+            options.close |= token.eq_ignore_ascii_case(b"close");
+            options.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+            options.upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+        }
+    }
+    options
+}
+
+/// Elements of a comma-separated list, trimmed, empty ones left out.
+pub(super) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}

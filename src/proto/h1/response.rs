@@ -1,0 +1,109 @@
+//! Response heads, as strict towards the upstream as request heads are towards the client. RFC 9112 §4 and §6.3.
+
+use std::mem::MaybeUninit;
+
+use super::head::{self, FieldRoom, HeadFault, HeadLimits, Progress};
+use crate::base::limits;
+use crate::proto::message::{BodyShape, Known, Method, ResponseHead, Span, Version};
+
+/// Parses the head at the front of the received window; the request's method decides about the body.
+///
+/// # Errors
+/// The rule that was broken; the client gets 502.
+pub fn parse(head: &mut ResponseHead, request_method: Method, limits: &HeadLimits) -> Result<Progress, HeadFault> {
+    let window = head.fields.received().filled();
+    if !b"HTTP/1.".starts_with(window.get(..window.len().min(7)).unwrap_or_default()) {
+        return Err(HeadFault::malformed("not an HTTP/1 response"));
+    }
+    let Some(length) = head::head_len(window, head.searched) else {
+        if window.len() >= limits.bytes {
+            return Err(HeadFault::too_large(431, "the response head is too large"));
+        }
+        head.searched = window.len();
+        return Ok(Progress::Partial);
+    };
+    if length > limits.bytes {
+        return Err(HeadFault::too_large(431, "the response head is too large"));
+    }
+    let bytes = window.get(..length).unwrap_or_default();
+    head::check_line_ends(bytes)?;
+    let mut spans = [(0, 0, 0, 0); limits::HEADERS_MAX];
+    let (status, phrase, version, count) = lines(bytes, &mut spans, limits)?;
+    head.fields.clear();
+    head.searched = 0;
+    head.head_bytes = length;
+    (head.status, head.version) = (status, version);
+    head.phrase = Span::received(phrase.0, phrase.1);
+    head::take_fields(&mut head.fields, 0, spans.get(..count).unwrap_or_default(), false)?;
+    shape(head, request_method)?;
+    Ok(Progress::Complete)
+}
+
+type Line = (u16, (usize, usize), Version, usize);
+
+fn lines(
+    bytes: &[u8],
+    spans: &mut [(usize, usize, usize, usize); limits::HEADERS_MAX],
+    limits: &HeadLimits,
+) -> Result<Line, HeadFault> {
+    let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; limits::HEADERS_MAX];
+    let room = room.get_mut(..limits.fields.min(limits::HEADERS_MAX)).unwrap_or_default();
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut response, bytes, room) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(HeadFault::malformed("the head ends before its fields do")),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadFault::too_large(431, "too many response fields")),
+        Err(_) => return Err(HeadFault::malformed("the response head is malformed")),
+    }
+    let at = |text: &[u8]| (text.as_ptr() as usize - bytes.as_ptr() as usize, text.len());
+    for (span, field) in spans.iter_mut().zip(response.headers.iter()) {
+        let (name_at, name_len) = at(field.name.as_bytes());
+        let (value_at, value_len) = at(field.value);
+        *span = (name_at, name_len, value_at, value_len);
+    }
+    let status = response.code.unwrap_or(0);
+    if !(100..=599).contains(&status) {
+        return Err(HeadFault::malformed("the status is none"));
+    }
+    let phrase = match response.reason.unwrap_or_default() {
+        "" => (0, 0),
+        phrase => at(phrase.as_bytes()),
+    };
+    let version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    Ok((status, phrase, version, response.headers.len()))
+}
+
+/// RFC 9112 §6.3.
+fn shape(head: &mut ResponseHead, request_method: Method) -> Result<(), HeadFault> {
+    let options = head::options(&head.fields);
+    head.keep_alive = match head.version {
+        Version::Http11 => !options.close,
+        Version::Http10 => options.keep_alive && !options.close,
+    };
+    let framing = head::framing(&head.fields).map_err(|fault| HeadFault::malformed(fault.what))?;
+    if framing.chunked && head.version == Version::Http10 {
+        return Err(HeadFault::malformed("Transfer-Encoding in an HTTP/1.0 response"));
+    }
+    let bodyless = head.status < 200 || matches!(head.status, 204 | 304) || request_method == Method::Head;
+    if (head.status < 200 || head.status == 204) && (framing.chunked || framing.length.is_some_and(|length| length > 0)) {
+        return Err(HeadFault::malformed("a body where none can be"));
+    }
+    head.body = match (bodyless, framing.chunked, framing.length) {
+        (true, ..) => BodyShape::None,
+        (false, true, _) => BodyShape::Chunked,
+        (false, false, Some(length)) => BodyShape::Length(length),
+        (false, false, None) => BodyShape::UntilClose,
+    };
+    if head.body == BodyShape::UntilClose {
+        head.keep_alive = false;
+    }
+    if head.status == 101 && head.fields.known(Known::Upgrade).is_none() {
+        return Err(HeadFault::malformed("101 without Upgrade"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

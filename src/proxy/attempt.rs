@@ -1,0 +1,156 @@
+//! One try at an upstream node: the request goes out, the response's head comes in.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::downstream::Downstream;
+use super::upload::{Upload, upstream_fault};
+use crate::base::buf::Chunk;
+use crate::base::error::{Error, Kind, Side};
+use crate::base::limits;
+use crate::config::model::Timeout;
+use crate::net::Wait;
+use crate::plugin::Ctx;
+use crate::proto::h1::{self, HeadLimits, Progress};
+use crate::proto::message::Version;
+use crate::upstream::Connection;
+
+/// Deadlines of a try.
+#[derive(Clone, Copy)]
+pub struct Deadlines {
+    /// The upstream's.
+    pub upstream: Timeout,
+    /// `timeouts.body`
+    pub body: Duration,
+    /// `timeouts.send`
+    pub send: Duration,
+}
+
+const HEAD: HeadLimits =
+    HeadLimits { bytes: limits::UPSTREAM_HEADER_BYTES, fields: limits::HEADERS_MAX, target_bytes: usize::MAX };
+
+/// What ended a wait.
+enum Got {
+    Bytes(io::Result<Chunk>),
+    Client(Error),
+}
+
+/// Sends `out` (head and the body's first bytes) and the rest of the body, until the head of a final response is whole in
+/// `ctx.response`. The body may still be on its way then (an early response).
+///
+/// # Errors
+/// Whose side failed; `retry` is set where the upstream failed and not a byte of an answer was seen.
+pub async fn run(
+    ctx: &mut Ctx<'_>,
+    down: &mut Downstream,
+    up: &mut Connection,
+    upload: &mut Upload,
+    out: Chunk,
+    deadlines: &Deadlines,
+    gated: bool,
+) -> Result<(), Error> {
+    up.served += 1;
+    ctx.response.clear();
+    drop(ctx.response.fields.take_received());
+    up.stream.watch().arm(Wait::Send, deadlines.upstream.send);
+    up.stream.start_send(out);
+    let mut interim = 0;
+    let mut broken = None; // the upstream stopped taking the request; its answer may still come
+    loop {
+        let got = poll_fn(|cx| poll(cx, down, up, upload, deadlines, gated, &mut broken)).await;
+        let chunk = match got {
+            Got::Client(error) => return Err(error),
+            Got::Bytes(Ok(chunk)) if !chunk.is_empty() => chunk,
+            Got::Bytes(ended) => return Err(ended_early(ctx, up, ended, broken)),
+        };
+        up.stream.watch().touch();
+        absorb(ctx, chunk);
+        while let Progress::Complete = parse(ctx)? {
+            match ctx.response.status {
+                101 => return Ok(()),
+                100..=199 => {
+                    interim += 1;
+                    if interim > limits::INTERIM_RESPONSES {
+                        return Err(Error::new(Side::Upstream, Kind::Malformed));
+                    }
+                    pass_interim(ctx, down, deadlines.send).await?;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+fn poll(
+    cx: &mut Context<'_>,
+    down: &mut Downstream,
+    up: &mut Connection,
+    upload: &mut Upload,
+    deadlines: &Deadlines,
+    gated: bool,
+    broken: &mut Option<Error>,
+) -> Poll<Got> {
+    let mut uploading = up.stream.sending() || (broken.is_none() && !upload.sent_whole());
+    if uploading {
+        match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
+            Poll::Ready(Err(error)) if error.side == Side::Downstream => return Poll::Ready(Got::Client(error)),
+            Poll::Ready(result) => {
+                uploading = false;
+                *broken = result.err();
+                up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
+            }
+            Poll::Pending => {}
+        }
+    }
+    if !uploading && let Poll::Ready(error) = down.poll_gone(cx, gated) {
+        return Poll::Ready(Got::Client(error));
+    }
+    up.poll_recv(cx, limits::CHUNK_SMALL_BYTES).map(Got::Bytes)
+}
+
+fn ended_early(ctx: &Ctx<'_>, up: &Connection, ended: io::Result<Chunk>, broken: Option<Error>) -> Error {
+    let error = match ended {
+        Ok(_) if up.stream.watch().fired().is_some() => Error::new(Side::Upstream, Kind::TimedOut),
+        Ok(_) => broken.unwrap_or(Error::new(Side::Upstream, Kind::Closed)),
+        Err(error) => upstream_fault(&up.stream, &error),
+    };
+    if ctx.response.fields.received().is_empty() { error.retryable() } else { error }
+}
+
+/// Adds received bytes to the response's buffer.
+fn absorb(ctx: &mut Ctx<'_>, chunk: Chunk) {
+    let received = ctx.response.fields.received_mut();
+    if received.is_empty() {
+        *received = chunk;
+    } else {
+        crate::proto::h1::emit::put(received, chunk.filled());
+    }
+}
+
+fn parse(ctx: &mut Ctx<'_>) -> Result<Progress, Error> {
+    if ctx.response.fields.received().is_empty() {
+        return Ok(Progress::Partial);
+    }
+    h1::response::parse(ctx.response, ctx.request.method, &HEAD).map_err(|fault| {
+        let kind = if fault.status == 431 { Kind::TooLarge } else { Kind::Malformed };
+        Error::new(Side::Upstream, kind)
+    })
+}
+
+/// An interim response: 100 was answered by Ringway already, others go on to clients that know them. RFC 9110 §15.2.
+async fn pass_interim(ctx: &mut Ctx<'_>, down: &mut Downstream, timeout: Duration) -> Result<(), Error> {
+    if ctx.response.status != 100 && ctx.request.version == Version::Http11 {
+        let mut out = Chunk::small();
+        h1::emit::status_line(&mut out, ctx.response.status, ctx.response.fields.bytes(ctx.response.phrase));
+        let nominated = h1::hop::Nominated::of(&ctx.response.fields);
+        h1::emit::fields(&mut out, &ctx.response.fields, h1::hop::RESPONSE, &nominated);
+        crate::proto::h1::emit::put(&mut out, b"\r\n");
+        ctx.sent.bytes += down.send(out, timeout).await?;
+    }
+    let head_bytes = ctx.response.head_bytes;
+    ctx.response.clear();
+    ctx.response.fields.received_mut().consume(head_bytes);
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! An HTTP/1 connection of a client: heads are read, exchanges are run, one after the other.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::core::Core;
+use super::downstream::Downstream;
+use super::exchange;
+use crate::base::clock::{self, Tick};
+use crate::base::limits;
+use crate::config::gateway::Gateway;
+use crate::net::{Stream, Wait};
+use crate::plugin::ctx::{ConnInfo, Parts};
+use crate::proto::h1::{self, HeadFault, HeadLimits, Progress};
+use crate::proto::message::Reason;
+use crate::proto::proxy_protocol::{self, Parsed};
+
+/// What an exchange leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The connection serves the next request.
+    Keep,
+    /// The answer is sent whole; the connection closes so that the client gets all of it.
+    Close,
+    /// The answer is cut: the connection is reset, so that nothing looks complete that is not.
+    Cut,
+    /// Nobody is there any more.
+    Gone,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(core: Rc<Core>, stream: Stream, mut info: ConnInfo, proxy_protocol: bool) {
+    let accepted = clock::refresh();
+    let mut down = Downstream::new(stream);
+    let mut parts = Box::new(Parts::default());
+    if proxy_protocol && !read_proxy_header(&core, &mut down, &mut info, accepted).await {
+        return down.stream.close().await;
+    }
+    let mut first = Some(accepted);
+    loop {
+        let after = match read_head(&core, &mut down, &mut parts, first.take()).await {
+            Head::Whole(started) => {
+                info.requests.set(info.requests.get() + 1);
+                exchange::run(&core, &mut down, &mut parts, &info, started).await
+            }
+            Head::Faulty(fault, started) => exchange::refuse(&core, &mut down, &mut parts, &info, &fault, started).await,
+            Head::Gone => break,
+        };
+        match after {
+            After::Keep => {}
+            After::Close => return down.linger().await,
+            After::Cut => {
+                down.stream.reset_on_close();
+                break;
+            }
+            After::Gone => break,
+        }
+    }
+    down.stream.close().await;
+}
+
+enum Head {
+    Whole(Tick),
+    Gone,
+    Faulty(HeadFault, Tick),
+}
+
+/// Reads until a head is whole. `accepted` is the moment of the accept for a connection's first head. No view is held while
+/// waiting: an idle connection must not keep an old epoch alive.
+async fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accepted: Option<Tick>) -> Head {
+    let mut started = accepted;
+    if !parts.request.fields.received().is_empty() {
+        started = Some(clock::now());
+    }
+    loop {
+        let since = started.unwrap_or_else(clock::now);
+        match parse(core, down, parts, started) {
+            Ok(Progress::Complete) => return Head::Whole(since),
+            Ok(Progress::Partial) => {}
+            Err(fault) => return Head::Faulty(fault, since),
+        }
+        let idle = started.is_none();
+        let gated = idle && core.gates_receives();
+        core.counters.idle.add(u64::from(idle));
+        let read = poll_fn(|cx| down.poll_bytes(cx, gated, limits::CHUNK_SMALL_BYTES)).await;
+        core.counters.idle.sub(u64::from(idle));
+        let late = down.stream.watch().fired() == Some(Wait::Header);
+        let received = parts.request.fields.received_mut();
+        match read {
+            Ok(chunk) if !chunk.is_empty() => {
+                started.get_or_insert_with(clock::now);
+                core.counters.bytes_in.add(chunk.len() as u64);
+                if received.is_empty() {
+                    *received = chunk;
+                } else {
+                    crate::proto::h1::emit::put(received, chunk.filled());
+                }
+            }
+            _ if late && !received.is_empty() => {
+                let fault = HeadFault { status: 408, reason: Reason::ClientHeaderTimeout, what: "the head took too long" };
+                return Head::Faulty(fault, since);
+            }
+            _ => return Head::Gone,
+        }
+    }
+}
+
+/// Parses what is there; where that is not a whole head, sets the deadline for the rest of it.
+fn parse(core: &Core, down: &Downstream, parts: &mut Parts, started: Option<Tick>) -> Result<Progress, HeadFault> {
+    let view = core.view();
+    let gateway = &*view.snapshot.gateway;
+    let limits = &gateway.limits;
+    let limits = HeadLimits { bytes: limits.header_bytes, fields: limits.headers, target_bytes: limits.uri_bytes };
+    let progress = match parts.request.fields.received().is_empty() {
+        true => Progress::Partial,
+        false => h1::request::parse(&mut parts.request, &limits, &gateway.paths)?,
+    };
+    match progress {
+        Progress::Complete => down.stream.watch().disarm(),
+        Progress::Partial => arm(down, gateway, core, started),
+    }
+    Ok(progress)
+}
+
+/// `timeouts.header` runs from accept or from the first byte and is not extended by trickling.
+fn arm(down: &Downstream, gateway: &Gateway, core: &Core, started: Option<Tick>) {
+    let watch = down.stream.watch();
+    match started {
+        Some(started) => watch.arm_at(Wait::Header, started.after(gateway.timeouts.header)),
+        None if core.draining.get() => watch.arm(Wait::Keepalive, Duration::ZERO),
+        None => watch.arm(Wait::Keepalive, gateway.timeouts.keepalive),
+    }
+}
+
+/// Reads the PROXY header that the listener demands. False: there was none, and the connection is closed.
+async fn read_proxy_header(core: &Core, down: &mut Downstream, info: &mut ConnInfo, accepted: Tick) -> bool {
+    let header = core.view().snapshot.gateway.timeouts.header;
+    down.stream.watch().arm_at(Wait::Header, accepted.after(header));
+    let mut received = crate::base::buf::Chunk::empty();
+    loop {
+        let read = poll_fn(|cx| down.poll_bytes(cx, false, limits::CHUNK_SMALL_BYTES)).await;
+        match read {
+            Ok(chunk) if !chunk.is_empty() && received.is_empty() => received = chunk,
+            Ok(chunk) if !chunk.is_empty() => crate::proto::h1::emit::put(&mut received, chunk.filled()),
+            _ => return false,
+        }
+        match proxy_protocol::parse(received.filled()) {
+            Ok(Parsed::Partial) => {}
+            Ok(Parsed::Done { consumed, source, destination }) => {
+                info.proxy_protocol = source;
+                info.peer = source.or(info.peer);
+                info.local = destination.or(info.local);
+                received.consume(consumed);
+                down.put_back(received);
+                return true;
+            }
+            Err(_) => {
+                core.count(Reason::RequestMalformed);
+                return false;
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What all exchanges of a worker share: its view of the epoch, its pools, counters and log. One thread, no locks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::base::count::Counters;
+use crate::base::limits;
+use crate::plugin::chain::Merged;
+use crate::proto::message::Reason;
+use crate::snapshot::Snapshot;
+use crate::snapshot::published::Published;
+use crate::upstream::{Pools, Upstreams};
+
+/// The worker as its exchanges see it.
+pub struct Core {
+    /// Index of the worker.
+    pub index: u16,
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Its upstream pools.
+    pub pools: RefCell<Pools>,
+    /// Its upstream states.
+    pub upstreams: RefCell<Upstreams>,
+    /// The worker drains: no connection is kept alive.
+    pub draining: Cell<bool>,
+    /// Client connections now open.
+    pub open: Cell<usize>,
+    published: Arc<Published>,
+    view: RefCell<Rc<View>>,
+    home: Rc<dyn Home>,
+    log: RefCell<LogBatch>,
+    log_sender: Option<flume::Sender<Vec<u8>>>,
+}
+
+/// The floor above, as exchanges call it.
+pub trait Home {
+    /// The worker serves this epoch from now on.
+    fn took(&self, epoch: u64);
+    /// Nobody here needs this snapshot any more; it is dropped elsewhere.
+    fn returned(&self, snapshot: Arc<Snapshot>);
+}
+
+/// One epoch as a worker holds it. A request keeps the view it began with.
+pub struct View {
+    /// The epoch.
+    pub snapshot: Arc<Snapshot>,
+    /// Chains merged with a consumer's plugins, by route slot and consumer; made on first use.
+    pub merged: RefCell<HashMap<(u32, usize), Rc<Merged>>>,
+    home: Rc<dyn Home>,
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.home.returned(self.snapshot.clone());
+    }
+}
+
+#[derive(Default)]
+struct LogBatch {
+    bytes: Vec<u8>,
+    lines: u64,
+}
+
+impl Core {
+    /// A worker's core, serving the newest epoch.
+    pub fn new(
+        index: u16,
+        counters: Arc<Counters>,
+        published: Arc<Published>,
+        home: Rc<dyn Home>,
+        log_sender: Option<flume::Sender<Vec<u8>>>,
+    ) -> Self {
+        let view = View { snapshot: published.current(), merged: RefCell::default(), home: home.clone() };
+        home.took(view.snapshot.epoch);
+        Self {
+            index,
+            pools: RefCell::new(Pools::new(counters.clone())),
+            upstreams: RefCell::default(),
+            counters,
+            draining: Cell::new(false),
+            open: Cell::new(0),
+            published,
+            view: RefCell::new(Rc::new(view)),
+            home,
+            log: RefCell::default(),
+            log_sender,
+        }
+    }
+
+    /// The newest epoch: one load of a line nobody writes, unless the epoch changed.
+    pub fn view(&self) -> Rc<View> {
+        let mut current = self.view.borrow_mut();
+        if current.snapshot.epoch != self.published.epoch() {
+            let snapshot = self.published.current();
+            let epoch = snapshot.epoch;
+            *current = Rc::new(View { snapshot, merged: RefCell::default(), home: self.home.clone() });
+            self.home.took(epoch);
+        }
+        current.clone()
+    }
+
+    /// Idle client connections lend no memory once this many are open.
+    pub fn gates_receives(&self) -> bool {
+        self.open.get() > limits::POSTED_RECEIVES
+    }
+
+    /// Client connections this worker may hold.
+    pub fn connection_limit(&self) -> usize {
+        self.view.borrow().snapshot.connection_limit
+    }
+
+    /// Counts the end of an exchange.
+    pub fn count(&self, reason: Reason) {
+        if let Some(count) = self.counters.reasons.get(reason as usize) {
+            count.add(1);
+        }
+    }
+
+    /// Writes a line of access log by `write`, which appends it with its newline.
+    pub fn log_line(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.log_sender.is_none() {
+            return;
+        }
+        let mut batch = self.log.borrow_mut();
+        write(&mut batch.bytes);
+        batch.lines += 1;
+        if batch.bytes.len() >= limits::LOG_BATCH_BYTES {
+            drop(batch);
+            self.flush_log();
+        }
+    }
+
+    /// Hands gathered log lines to the writer; drops and counts them when it is behind.
+    pub fn flush_log(&self) {
+        let Some(sender) = &self.log_sender else { return };
+        let mut batch = self.log.borrow_mut();
+        if batch.lines == 0 {
+            return;
+        }
+        let lines = std::mem::take(&mut batch.lines);
+        let room = limits::LOG_BATCH_BYTES + limits::HEADER_BYTES;
+        let bytes = std::mem::replace(&mut batch.bytes, Vec::with_capacity(room));
+        match sender.try_send(bytes) {
+            Ok(()) => self.counters.log_lines.add(lines),
+            Err(refused) => {
+                self.counters.log_dropped.add(lines);
+                batch.bytes = refused.into_inner();
+                batch.bytes.clear();
+            }
+        }
+    }
+}
+
+/// The date for responses, made once a second per thread.
+pub fn date() -> Rc<str> {
+    thread_local! {
+        static KEPT: RefCell<(u64, Rc<str>)> = RefCell::new((u64::MAX, Rc::from("")));
+    }
+    let second = crate::base::clock::unix_of(crate::base::clock::now()).as_secs();
+    KEPT.with_borrow_mut(|(kept, text)| {
+        if *kept != second {
+            (*kept, *text) = (second, crate::base::date::http(second).into());
+        }
+        text.clone()
+    })
+}

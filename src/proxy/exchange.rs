@@ -1,0 +1,296 @@
+//! One exchange, all its phases in order. APISIX request.md §4.1.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::conn_h1::After;
+use super::core::{Core, View};
+use super::downstream::Downstream;
+use super::upload::Upload;
+use super::{answer, prelude, respond};
+use crate::base::clock::{self, Tick};
+use crate::base::error::{Error, Kind, Side};
+use crate::plugin::chain::{Chain, Merged};
+use crate::plugin::ctx::{BodyPlan, ConnInfo, Parts};
+use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
+use crate::proto::h1::HeadFault;
+use crate::proto::message::Reason;
+use crate::route::Ask;
+use crate::snapshot::{Route, Snapshot};
+
+/// What an exchange runs with.
+pub(super) struct Exchange<'e> {
+    pub(super) core: &'e Rc<Core>,
+    pub(super) view: &'e View,
+    pub(super) down: &'e mut Downstream,
+    pub(super) upload: Upload,
+    pub(super) route: Option<&'e Arc<Route>>,
+    pub(super) merged: Option<Rc<Merged>>,
+    pub(super) forwarded_applied: bool,
+}
+
+/// Runs an exchange for the head in `parts`, to its log line.
+pub async fn run(core: &Rc<Core>, down: &mut Downstream, parts: &mut Parts, info: &ConnInfo, started: Tick) -> After {
+    core.counters.requests.add(1);
+    let view = core.view();
+    let upload = Upload::new(parts.request.body, view.snapshot.gateway.limits.body_bytes);
+    let mut exchange =
+        Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
+    let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
+    (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
+    let after = exchange.serve(&mut ctx).await;
+    let used = ctx.request.head_bytes + exchange.upload.with_head;
+    ctx.request_bytes = used as u64 + exchange.upload.received;
+    exchange.finish(&mut ctx);
+    ctx.end(used);
+    after
+}
+
+/// Answers a request whose head was refused, logs it, and closes.
+pub async fn refuse(
+    core: &Rc<Core>,
+    down: &mut Downstream,
+    parts: &mut Parts,
+    info: &ConnInfo,
+    fault: &HeadFault,
+    started: Tick,
+) -> After {
+    core.counters.requests.add(1);
+    let view = core.view();
+    let upload = Upload::new(crate::proto::message::BodyShape::None, 0);
+    let mut exchange =
+        Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
+    let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
+    (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
+    ctx.reason = fault.reason;
+    ctx.request_bytes = ctx.request.fields.received().len() as u64;
+    let page = answer::bare(fault.status, &view.snapshot.server, super::core::date().as_bytes());
+    ctx.sent.status = fault.status;
+    ctx.sent.bytes = exchange.down.send(page, view.snapshot.gateway.timeouts.send).await.unwrap_or(0);
+    tracing::debug!(reason = fault.reason.name(), what = fault.what, "request refused");
+    exchange.finish(&mut ctx);
+    ctx.end(0);
+    After::Close
+}
+
+impl<'e> Exchange<'e> {
+    fn snapshot(&self) -> &'e Snapshot {
+        &self.view.snapshot
+    }
+
+    /// Everything from the match to the answer.
+    async fn serve(&mut self, ctx: &mut Ctx<'e>) -> After {
+        let snapshot = self.snapshot();
+        prelude::real_ip(ctx, &snapshot.gateway.real_ip);
+        self.forwarded_applied = prelude::forwarded(ctx, &snapshot.gateway, snapshot.reads_forwarded);
+        self.find_route(ctx);
+        let ended = match self.route {
+            Some(_) => self.request_phases(ctx).await,
+            None => match self.global_phases(ctx).await {
+                None => {
+                    ctx.reason = Reason::NoRoute;
+                    Some(no_route())
+                }
+                answer => answer,
+            },
+        };
+        match (ended, self.route) {
+            (Some(answer), _) => self.answer(ctx, answer).await,
+            (None, Some(route)) => self.proxy(ctx, route).await,
+            (None, None) => self.answer(ctx, Answer::page(500)).await,
+        }
+    }
+
+    fn find_route(&mut self, ctx: &mut Ctx<'e>) {
+        let snapshot = self.snapshot();
+        let path = match ctx.request.path.strip_suffix(b"/") {
+            Some(shorter) if snapshot.gateway.delete_uri_tail_slash => shorter,
+            _ => &ctx.request.path,
+        };
+        let ask = Ask {
+            path,
+            host: &ctx.request.host,
+            authority: ctx.request.fields.bytes(ctx.request.authority),
+            method: ctx.request.method,
+            remote_addr: ctx.remote_ip,
+            vars: &*ctx,
+        };
+        let Some(found) = snapshot.table.find(&ask) else { return };
+        let mut captures = Vec::new();
+        if snapshot.reads_captures {
+            snapshot.table.captures(&found, path, &mut captures);
+        }
+        let Some(route) = snapshot.routes.get(found.route as usize) else { return };
+        ctx.captures = captures;
+        ctx.route = Some(&route.info);
+        ctx.matched_uri = found.uri;
+        ctx.matched_host = found.host;
+        self.route = Some(route);
+    }
+
+    /// Global rules alone, for requests without a route.
+    async fn global_phases(&mut self, ctx: &mut Ctx<'e>) -> Option<Answer> {
+        let global = &self.snapshot().global;
+        match global.run(Phases::REWRITE, ctx).await {
+            None => global.run(Phases::ACCESS, ctx).await,
+            answer => answer,
+        }
+    }
+
+    /// rewrite and access, the consumer's plugins merged in between.
+    async fn request_phases(&mut self, ctx: &mut Ctx<'e>) -> Option<Answer> {
+        let route = self.route?;
+        let global = &self.snapshot().global;
+        if !self.forwarded_applied && !(route.chain.is_empty() && global.is_empty()) {
+            self.forwarded_applied = prelude::forwarded(ctx, &self.snapshot().gateway, true);
+        }
+        if let Some(answer) = global.run(Phases::REWRITE, ctx).await {
+            return Some(answer);
+        }
+        if let Some(answer) = route.chain.run(Phases::REWRITE, ctx).await {
+            return Some(answer);
+        }
+        if let Some(identity) = ctx.consumer.clone() {
+            match self.snapshot().merged(self.view, route, &identity) {
+                Ok(merged) => self.merged = merged,
+                Err(status) => {
+                    ctx.reason = Reason::RouteBroken;
+                    return Some(Answer::page(status));
+                }
+            }
+        }
+        if let Some(merged) = self.merged.clone()
+            && let Some(answer) = merged.newcomers.run(Phases::REWRITE, ctx).await
+        {
+            return Some(answer);
+        }
+        if let Some(answer) = global.run(Phases::ACCESS, ctx).await {
+            return Some(answer);
+        }
+        let merged = self.merged.clone();
+        let chain = merged.as_deref().map_or(&route.chain, |merged| &merged.chain);
+        chain.run(Phases::ACCESS, ctx).await
+    }
+
+    /// Runs `with` on the global chain, then on the route's (merged with the consumer's).
+    pub(super) fn each_chain(&self, mut with: impl FnMut(&Chain)) {
+        with(&self.view.snapshot.global);
+        match (&self.merged, self.route) {
+            (Some(merged), _) => with(&merged.chain),
+            (None, Some(route)) => with(&route.chain),
+            (None, None) => {}
+        }
+    }
+
+    /// What the core sets, then the plugins' `header_filter`.
+    pub(super) fn filter_head(&self, ctx: &mut Ctx<'e>) {
+        ctx.response.fields.set(b"Server", &self.view.snapshot.server);
+        if let Some(last) = ctx.tries.last()
+            && (self.view.snapshot.gateway.show_upstream_status || last.status >= 500)
+        {
+            let mut statuses = Vec::new();
+            for tried in &ctx.tries {
+                if !statuses.is_empty() {
+                    statuses.extend_from_slice(b", ");
+                }
+                statuses.extend_from_slice(itoa::Buffer::new().format(tried.status).as_bytes());
+            }
+            ctx.response.fields.set(b"X-APISIX-Upstream-Status", &statuses);
+        }
+        ctx.sent.status = ctx.response.status;
+        self.each_chain(|chain| chain.run_header_filter(ctx));
+        ctx.sent.status = ctx.response.status;
+    }
+
+    /// Sends an answer of our own through the response phases.
+    pub(super) async fn answer(&mut self, ctx: &mut Ctx<'e>, answer: Answer) -> After {
+        if ctx.reason == Reason::Internal && answer.status != 500 {
+            ctx.reason = Reason::Answered;
+        }
+        let mut body = answer::prepare(ctx, answer);
+        self.filter_head(ctx);
+        if let BodyPlan::Replace(other) = std::mem::take(&mut ctx.body_plan) {
+            body = other;
+        }
+        self.each_chain(|chain| chain.run_body_filter(ctx, &mut body, true));
+        self.send_whole(ctx, &body).await
+    }
+
+    /// Sends `ctx.response` with a body that is whole.
+    pub(super) async fn send_whole(&mut self, ctx: &mut Ctx<'e>, body: &[u8]) -> After {
+        let keep = self.keeps(ctx);
+        let manner = respond::manner(ctx, keep, Some(body.len() as u64), true);
+        let mut out = respond::write(ctx, &manner, super::core::date().as_bytes());
+        if !manner.bodyless {
+            crate::proto::h1::emit::put(&mut out, body);
+            ctx.sent.body_bytes = body.len() as u64;
+        }
+        match self.down.send(out, self.snapshot().gateway.timeouts.send).await {
+            Ok(bytes) => {
+                ctx.sent.bytes += bytes;
+                if manner.keep_alive { After::Keep } else { After::Close }
+            }
+            Err(error) => self.client_failed(ctx, error),
+        }
+    }
+
+    /// The client keeps its connection, as far as everything but the response says. A body that nobody read is skipped
+    /// where it came whole with the head; else the connection closes.
+    pub(super) fn keeps(&mut self, ctx: &Ctx<'e>) -> bool {
+        let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
+        if !self.upload.read_whole() && self.upload.replayable() {
+            let _skipped = self.upload.begin(behind_head, &mut crate::base::buf::Chunk::small());
+        }
+        ctx.request.keep_alive
+            && self.upload.read_whole()
+            && !self.core.draining.get()
+            && !self.down.ended()
+            && ctx.conn.requests.get() < u64::from(self.snapshot().gateway.keepalive.requests)
+    }
+
+    /// The client left or let a deadline pass: what goes into the log, and whether anything can be said to it.
+    pub(super) fn client_failed(&self, ctx: &mut Ctx<'e>, error: Error) -> After {
+        ctx.reason = match error.kind {
+            Kind::TimedOut => Reason::ClientSendTimeout,
+            _ => Reason::ClientClosed,
+        };
+        if ctx.sent.bytes == 0 {
+            ctx.sent.status = 499;
+        }
+        After::Gone
+    }
+
+    /// The client's body failed before an answer began.
+    pub(super) async fn body_failed(&mut self, ctx: &mut Ctx<'e>, error: Error) -> After {
+        debug_assert_eq!(error.side, Side::Downstream);
+        let (status, reason) = match error.kind {
+            Kind::TimedOut => (408, Reason::ClientBodyTimeout),
+            Kind::Malformed => (400, Reason::RequestBodyMalformed),
+            Kind::TooLarge => (413, Reason::RequestTooLarge),
+            _ => return self.client_failed(ctx, error),
+        };
+        ctx.reason = reason;
+        ctx.request.keep_alive = false;
+        self.answer(ctx, Answer::page(status)).await
+    }
+
+    /// The log phase.
+    fn finish(&mut self, ctx: &mut Ctx<'e>) {
+        ctx.sent.total = clock::refresh().since(ctx.started);
+        self.core.counters.bytes_out.add(ctx.sent.bytes);
+        self.core.count(ctx.reason);
+        self.each_chain(|chain| chain.run_log(ctx));
+        if let Some(format) = &self.view.snapshot.log {
+            self.core.log_line(|out| format.write(ctx, out));
+        }
+    }
+}
+
+/// APISIX's answer where no route matched.
+fn no_route() -> Answer {
+    Answer {
+        status: 404,
+        body: AnswerBody::Text(b"{\"error_msg\":\"404 Route Not Found\"}\n".to_vec()),
+        headers: Vec::new(),
+    }
+}

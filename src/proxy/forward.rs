@@ -1,0 +1,434 @@
+//! The upstream's part of an exchange: picking nodes, trying them, delivering the answer. APISIX request.md §3.8.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attempt::{self, Deadlines};
+use super::conn_h1::After;
+use super::exchange::Exchange;
+use super::relay::{self, Download};
+use super::{outgoing, respond, upgrade};
+use crate::base::buf::Chunk;
+use crate::base::clock::{self, Tick};
+use crate::base::error::{Error, Kind, Side};
+use crate::base::limits;
+use crate::net::Wait;
+use crate::plugin::ctx::{BodyPlan, Source, Try};
+use crate::plugin::{Answer, Ctx, Phases};
+use crate::proto::message::{BodyShape, Known, Reason};
+use crate::proto::websocket;
+use crate::snapshot::{Route, Target};
+use crate::upstream::{Connection, Picked, Pools, Spec, Tried, pool};
+
+/// Why no connection with an answer's head came out of an upstream.
+enum Failure {
+    /// The upstream's side, after the last try.
+    Upstream,
+    /// The client's side.
+    Client(Error),
+    /// A plugin ended the request in `before_proxy`.
+    Answer(Answer),
+    /// No node could be picked.
+    NoNode(u16),
+}
+
+impl<'e> Exchange<'e> {
+    /// Forwards the request and delivers the answer.
+    pub(super) async fn proxy(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> After {
+        let spec = match &route.target {
+            Target::Upstream(spec) => spec,
+            Target::Broken(status) => {
+                ctx.reason = Reason::RouteBroken;
+                return self.answer(ctx, Answer::page(*status)).await;
+            }
+            Target::None => {
+                ctx.reason = Reason::NoUpstream;
+                return self.answer(ctx, Answer::page(503)).await;
+            }
+        };
+        let timeouts = &self.view.snapshot.gateway.timeouts;
+        let upstream = route.timeout.unwrap_or(spec.timeout);
+        let deadlines = Deadlines { upstream, body: timeouts.body, send: timeouts.send };
+        let websocket = route.websocket && ctx.request.upgrades_websocket;
+        match self.reach(ctx, spec, websocket, &deadlines).await {
+            Ok((picked, up)) if ctx.response.status == 101 => self.upgraded(ctx, spec, picked, up, websocket, &deadlines).await,
+            Ok((picked, up)) => self.deliver(ctx, spec, picked, up, &deadlines).await,
+            Err(Failure::Client(error)) => self.body_failed(ctx, error).await,
+            Err(Failure::Answer(answer)) => self.answer(ctx, answer).await,
+            Err(Failure::NoNode(status)) => {
+                ctx.reason = Reason::NoUpstream;
+                self.answer(ctx, Answer::page(status)).await
+            }
+            Err(Failure::Upstream) => {
+                ctx.source = Source::Proxy;
+                let status = ctx.tries.last().map_or(502, |last| last.status);
+                self.answer(ctx, Answer::page(status)).await
+            }
+        }
+    }
+
+    /// Tries nodes until one's answer begins.
+    async fn reach(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &'e Arc<Spec>,
+        websocket: bool,
+        deadlines: &Deadlines,
+    ) -> Result<(Picked, Connection), Failure> {
+        let begun = clock::now();
+        let mut tried = Tried::default();
+        let allowed = 1 + (spec.retries as usize).min(limits::TRIES_MAX - 1);
+        if ctx.request.expects_continue && !ctx.request.body.is_empty() {
+            self.say_continue(ctx, deadlines).await.map_err(Failure::Client)?;
+        }
+        loop {
+            let Some(picked) = self.pick(spec, &tried) else {
+                return Err(if tried.count() == 0 { Failure::NoNode(503) } else { Failure::Upstream });
+            };
+            tried.note(picked.node);
+            self.core.counters.retries.add(u64::from(tried.count() > 1));
+            self.before_proxy(ctx).await?;
+            let error = match self.try_node(ctx, spec, picked, websocket, deadlines).await {
+                Ok(up) => return Ok((picked, up)),
+                Err(error) => error,
+            };
+            if error.side == Side::Downstream {
+                return Err(Failure::Client(error));
+            }
+            let in_time = spec.retry_timeout.is_zero() || clock::now().since(begun) < spec.retry_timeout;
+            if !error.retry || tried.count() >= allowed || !in_time {
+                return Err(Failure::Upstream);
+            }
+        }
+    }
+
+    fn pick(&self, spec: &Arc<Spec>, tried: &Tried) -> Option<Picked> {
+        let mut pools = self.core.pools.borrow_mut();
+        let mut upstreams = self.core.upstreams.borrow_mut();
+        upstreams.of(spec, &mut pools, self.core.index)?.pick(tried)
+    }
+
+    async fn before_proxy(&mut self, ctx: &mut Ctx<'e>) -> Result<(), Failure> {
+        let merged = self.merged.clone();
+        let route = self.route.map(|route| &route.chain);
+        let global = &self.view.snapshot.global;
+        for chain in [Some(global), merged.as_deref().map(|merged| &merged.chain).or(route)].into_iter().flatten() {
+            if let Some(answer) = chain.run(Phases::BEFORE_PROXY, ctx).await {
+                return Err(Failure::Answer(answer));
+            }
+        }
+        Ok(())
+    }
+
+    /// RFC 9110 §10.1.1: the body was asked to be waited for, and it is wanted.
+    async fn say_continue(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines) -> Result<(), Error> {
+        if ctx.request.fields.received().len() > ctx.request.head_bytes {
+            return Ok(()); // the client did not wait
+        }
+        let mut out = Chunk::small();
+        crate::proto::h1::emit::put(&mut out, b"HTTP/1.1 100 Continue\r\n\r\n");
+        ctx.sent.bytes += self.down.send(out, deadlines.send).await?;
+        Ok(())
+    }
+
+    /// One try at a node: a pooled connection if there is one, else a fresh one. A pooled one that turns out to be closed is
+    /// no try of its own, where the request may be repeated.
+    async fn try_node(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &Spec,
+        picked: Picked,
+        websocket: bool,
+        deadlines: &Deadlines,
+    ) -> Result<Connection, Error> {
+        let started = clock::now();
+        let mut pooled = self.core.pools.borrow_mut().take(picked.pool);
+        loop {
+            let was_pooled = pooled.is_some();
+            let mut up = match pooled.take() {
+                Some(up) => up,
+                None => self.connect(ctx, picked, started, deadlines).await?,
+            };
+            let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
+            let sent_before = up.stream.sent();
+            let result = self.send_request(ctx, spec, picked, &mut up, websocket, deadlines).await;
+            let mut note = Try {
+                node: Some(picked.address),
+                status: ctx.response.status,
+                connect,
+                header: Some(clock::now().since(started)),
+                total: clock::now().since(started),
+                bytes_sent: up.stream.sent().wrapping_sub(sent_before),
+                bytes_received: ctx.response.head_bytes as u64,
+            };
+            let mut error = match result {
+                Ok(()) => {
+                    ctx.tries.push(note);
+                    return Ok(up);
+                }
+                Err(error) => error,
+            };
+            let waited = up.stream.watch().fired();
+            pool::retire(up);
+            let repeatable = ctx.request.method.is_idempotent() && self.upload.replayable();
+            if error.side == Side::Upstream && error.retry && was_pooled && error.kind != Kind::TimedOut && repeatable {
+                continue;
+            }
+            error.retry &= repeatable;
+            if error.side == Side::Upstream {
+                (note.status, ctx.reason) = failed(&error, waited);
+                note.header = None;
+                ctx.tries.push(note);
+            }
+            return Err(error);
+        }
+    }
+
+    async fn connect(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        picked: Picked,
+        started: Tick,
+        deadlines: &Deadlines,
+    ) -> Result<Connection, Error> {
+        let opened = Pools::open(&self.core.counters, picked.address, deadlines.upstream.connect).await;
+        clock::refresh();
+        opened.map_err(|error| {
+            let error = Error::from_io(Side::Upstream, &error).retryable(); // nothing was sent
+            let (status, reason) = match error.kind {
+                Kind::TimedOut => (504, Reason::UpstreamConnectTimeout),
+                _ => (502, Reason::UpstreamRefused),
+            };
+            ctx.reason = reason;
+            let spent = clock::now().since(started);
+            ctx.tries.push(Try {
+                node: Some(picked.address),
+                status,
+                connect: spent,
+                header: None,
+                total: spent,
+                bytes_sent: 0,
+                bytes_received: 0,
+            });
+            error
+        })
+    }
+
+    async fn send_request(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &Spec,
+        picked: Picked,
+        up: &mut Connection,
+        websocket: bool,
+        deadlines: &Deadlines,
+    ) -> Result<(), Error> {
+        let mut out = outgoing::write(ctx, spec, picked.node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
+        let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
+        self.upload.begin(behind_head, &mut out)?;
+        let gated = self.core.gates_receives();
+        attempt::run(ctx, self.down, up, &mut self.upload, out, deadlines, gated).await
+    }
+
+    /// Filters the head and relays the body.
+    async fn deliver(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &Spec,
+        picked: Picked,
+        mut up: Connection,
+        deadlines: &Deadlines,
+    ) -> After {
+        ctx.source = Source::Upstream;
+        self.filter_head(ctx);
+        let mut filters = false;
+        self.each_chain(|chain| filters |= chain.has(Phases::BODY_FILTER));
+        let (after, whole) = if relay::streams(ctx, filters) {
+            self.deliver_streaming(ctx, &mut up, deadlines).await
+        } else {
+            self.deliver_changed(ctx, &mut up, filters, deadlines).await
+        };
+        if let Some(last) = ctx.tries.last_mut() {
+            last.total = clock::now().since(ctx.started);
+        }
+        let reusable = whole && ctx.response.keep_alive && self.upload.sent_whole() && !self.core.draining.get();
+        if reusable {
+            self.core.pools.borrow_mut().give(picked.pool, up, &spec.keepalive);
+        } else {
+            pool::retire(up);
+        }
+        after
+    }
+
+    async fn deliver_streaming(&mut self, ctx: &mut Ctx<'e>, up: &mut Connection, deadlines: &Deadlines) -> (After, bool) {
+        let keep = self.keeps(ctx);
+        let manner = respond::manner(ctx, keep, None, false);
+        let mut out = respond::write(ctx, &manner, super::core::date().as_bytes());
+        let mut body = match Download::begin(ctx, manner.framing, &mut out) {
+            Ok(body) => body,
+            Err(error) => return (self.bad_gateway(ctx, error).await, false),
+        };
+        let streamed =
+            relay::stream(ctx, self.down, up, &mut self.upload, &mut body, manner.framing, out, deadlines).await;
+        ctx.sent.body_bytes = body.data;
+        if let Some(last) = ctx.tries.last_mut() {
+            last.bytes_received += body.received;
+        }
+        let whole = body.whole && !body.excess;
+        match streamed {
+            Ok(()) => {
+                ctx.reason = Reason::Done;
+                let keep = manner.keep_alive && self.upload.sent_whole();
+                (if keep { After::Keep } else { After::Close }, whole)
+            }
+            Err(error) => (self.cut(ctx, error, up), false),
+        }
+    }
+
+    /// Bodies that plugins replace, collect or filter.
+    async fn deliver_changed(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        up: &mut Connection,
+        filters: bool,
+        deadlines: &Deadlines,
+    ) -> (After, bool) {
+        use super::reframe::Framing;
+        let mut first = Chunk::small();
+        let mut body = match Download::begin(ctx, Framing::Plain, &mut first) {
+            Ok(body) => body,
+            Err(error) => return (self.bad_gateway(ctx, error).await, false),
+        };
+        let plan = std::mem::take(&mut ctx.body_plan);
+        ctx.reason = Reason::Done;
+        let collected = match plan {
+            BodyPlan::Replace(other) => Some(Ok(other)),
+            BodyPlan::Collect(limit) => {
+                up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
+                Some(relay::collect(up, &mut body, std::mem::take(&mut first), limit).await)
+            }
+            BodyPlan::Stream => None,
+        };
+        match collected {
+            Some(Ok(mut data)) => {
+                if filters {
+                    self.each_chain(|chain| chain.run_body_filter(ctx, &mut data, true));
+                }
+                (self.send_whole(ctx, &data).await, body.whole && !body.excess)
+            }
+            Some(Err(error)) => (self.bad_gateway(ctx, error).await, false),
+            None => self.deliver_filtered(ctx, up, body, first, deadlines).await,
+        }
+    }
+
+    async fn deliver_filtered(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        up: &mut Connection,
+        mut body: Download,
+        first: Chunk,
+        deadlines: &Deadlines,
+    ) -> (After, bool) {
+        let keep = self.keeps(ctx);
+        let manner = respond::manner(ctx, keep, None, true);
+        let head = respond::write(ctx, &manner, super::core::date().as_bytes());
+        let merged = self.merged.clone();
+        let route = self.route.map(|route| &route.chain);
+        let own = merged.as_deref().map(|merged| &merged.chain).or(route);
+        let chains: Vec<_> = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
+        match self.down.send(head, deadlines.send).await {
+            Ok(bytes) => ctx.sent.bytes += bytes,
+            Err(error) => return (self.client_failed(ctx, error), false),
+        }
+        if manner.bodyless {
+            return (if manner.keep_alive { After::Keep } else { After::Close }, body.whole && !body.excess);
+        }
+        let sent = relay::filtered(ctx, &chains, self.down, up, &mut body, manner.framing, first, deadlines).await;
+        match sent {
+            Ok(()) => (if manner.keep_alive { After::Keep } else { After::Close }, body.whole && !body.excess),
+            Err(error) => (self.cut(ctx, error, up), false),
+        }
+    }
+
+    /// The upstream's answer turned out to be none before anything of it was sent.
+    async fn bad_gateway(&mut self, ctx: &mut Ctx<'e>, error: Error) -> After {
+        let (status, reason) = failed(&error, None);
+        (ctx.reason, ctx.source, ctx.body_plan) = (reason, Source::Proxy, BodyPlan::Stream);
+        if let Some(last) = ctx.tries.last_mut() {
+            last.status = status;
+        }
+        self.answer(ctx, Answer::page(status)).await
+    }
+
+    /// An answer broke off after its head was sent.
+    fn cut(&self, ctx: &mut Ctx<'e>, error: Error, up: &Connection) -> After {
+        if error.side == Side::Downstream {
+            return self.client_failed(ctx, error);
+        }
+        ctx.reason = match (error.kind, up.stream.watch().fired()) {
+            (Kind::TimedOut, _) | (_, Some(_)) => Reason::UpstreamReadTimeout,
+            (Kind::Malformed, _) => Reason::UpstreamMalformed,
+            _ => Reason::UpstreamCut,
+        };
+        After::Cut
+    }
+
+    /// A 101: a tunnel if it was asked for and the key matches, else the answer of a node that does not know the protocol.
+    async fn upgraded(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &Spec,
+        _picked: Picked,
+        mut up: Connection,
+        websocket: bool,
+        deadlines: &Deadlines,
+    ) -> After {
+        let key = ctx.request.fields.known(Known::SecWebSocketKey).unwrap_or_default();
+        if !websocket || !websocket::answers(ctx.response, key) {
+            pool::retire(up);
+            return self.bad_gateway(ctx, Error::new(Side::Upstream, Kind::Malformed)).await;
+        }
+        ctx.source = Source::Upstream;
+        ctx.response.body = BodyShape::None;
+        self.filter_head(ctx);
+        let head = respond::write_upgrade(ctx);
+        let behind = ctx.response.fields.received().filled().get(ctx.response.head_bytes..).unwrap_or_default();
+        let mut behind_101 = Chunk::with_capacity(behind.len());
+        crate::proto::h1::emit::put(&mut behind_101, behind);
+        match self.down.send(head, deadlines.send).await {
+            Ok(bytes) => ctx.sent.bytes += bytes,
+            Err(error) => {
+                pool::retire(up);
+                return self.client_failed(ctx, error);
+            }
+        }
+        let idle = self.view.snapshot.gateway.timeouts.websocket.unwrap_or(spec.timeout.read.max(deadlines.upstream.read));
+        self.core.counters.tunnels.add(1);
+        let (carried, error) = upgrade::tunnel(self.down, &mut up.stream, behind_101, idle).await;
+        self.core.counters.tunnels.sub(1);
+        ctx.sent.bytes += carried.down;
+        ctx.sent.body_bytes += carried.down;
+        ctx.request_bytes += carried.up;
+        ctx.reason = match error {
+            None => Reason::Upgraded,
+            Some(Error { kind: Kind::TimedOut, .. }) if self.core.draining.get() => Reason::Draining,
+            Some(Error { kind: Kind::TimedOut, .. }) => Reason::UpgradeIdle,
+            Some(Error { side: Side::Downstream, .. }) => Reason::ClientClosed,
+            Some(_) => Reason::UpstreamCut,
+        };
+        pool::retire(up);
+        After::Gone
+    }
+}
+
+/// Status and reason of a failed try.
+fn failed(error: &Error, waited: Option<Wait>) -> (u16, Reason) {
+    match (error.kind, waited) {
+        (Kind::TimedOut, Some(Wait::Send)) => (504, Reason::UpstreamSendTimeout),
+        (Kind::TimedOut, _) => (504, Reason::UpstreamReadTimeout),
+        (Kind::Malformed, _) => (502, Reason::UpstreamMalformed),
+        (Kind::TooLarge, _) => (502, Reason::UpstreamTooLarge),
+        (Kind::Refused, _) => (502, Reason::UpstreamRefused),
+        _ => (502, Reason::UpstreamClosed),
+    }
+}

@@ -1,0 +1,158 @@
+//! The request's body on its way to the upstream.
+
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use super::downstream::Downstream;
+use super::reframe::{self, Framing};
+use crate::base::buf::Chunk;
+use crate::base::error::{Error, Kind, Side};
+use crate::base::limits;
+use crate::net::{Stream, Wait};
+use crate::proto::h1::body::Decoder;
+use crate::proto::message::BodyShape;
+
+/// One request body.
+pub struct Upload {
+    start: Decoder, // as before the first byte, for a second try
+    decoder: Decoder,
+    framing: Framing,
+    read_whole: bool,
+    sent_whole: bool,
+    beyond_head: bool,
+    /// Bytes of the body that came along with the head and belong to it.
+    pub with_head: usize,
+    /// Data bytes taken so far.
+    pub taken: u64,
+    /// Bytes received for it, framing included, those with the head left out.
+    pub received: u64,
+    limit: u64,
+}
+
+impl Upload {
+    /// A body of this shape; `limit` bytes at most (0: no limit).
+    pub fn new(shape: BodyShape, limit: u64) -> Self {
+        let framing = if shape == BodyShape::Chunked { Framing::Chunked } else { Framing::Plain };
+        let empty = shape.is_empty();
+        Self {
+            start: Decoder::new(shape),
+            decoder: Decoder::new(shape),
+            framing,
+            read_whole: empty,
+            sent_whole: empty,
+            beyond_head: false,
+            with_head: 0,
+            taken: 0,
+            received: 0,
+            limit,
+        }
+    }
+
+    /// All of it was read from the client.
+    pub fn read_whole(&self) -> bool {
+        self.read_whole
+    }
+
+    /// All of it was handed to the upstream.
+    pub fn sent_whole(&self) -> bool {
+        self.sent_whole
+    }
+
+    /// A second try can send it again: nothing of it was read but what lies behind the head.
+    pub fn replayable(&self) -> bool {
+        !self.beyond_head
+    }
+
+    /// Begins (again): appends what came along with the head, `behind_head`, to the request that goes out.
+    ///
+    /// # Errors
+    /// If its framing is broken or it is longer than its limit; the client's fault.
+    pub fn begin(&mut self, behind_head: &[u8], out: &mut Chunk) -> Result<(), Error> {
+        self.decoder = self.start.clone();
+        self.taken = 0;
+        if self.start_is_empty() {
+            return Ok(());
+        }
+        let (used, data, done) = reframe::append(&mut self.decoder, self.framing, behind_head, out)
+            .map_err(|_| Error::new(Side::Downstream, Kind::Malformed))?;
+        self.with_head = used;
+        self.read_whole = done;
+        self.sent_whole = false;
+        self.count(data)
+    }
+
+    fn start_is_empty(&self) -> bool {
+        self.read_whole && self.sent_whole && self.with_head == 0
+    }
+
+    fn count(&mut self, data: u64) -> Result<(), Error> {
+        self.taken += data;
+        if self.limit > 0 && self.taken > self.limit {
+            return Err(Error::new(Side::Downstream, Kind::TooLarge));
+        }
+        Ok(())
+    }
+
+    /// Goes on until all is handed to the upstream. The first send (head and what lay behind it) is in flight already.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Downstream,
+        up: &mut Stream,
+        waits: (Duration, Duration),
+    ) -> Poll<Result<(), Error>> {
+        let (body_timeout, send_timeout) = waits;
+        loop {
+            if up.sending() {
+                match ready!(up.poll_send(cx)) {
+                    Ok(_) => up.watch().disarm(),
+                    Err(error) => return Poll::Ready(Err(upstream_fault(up, &error))),
+                }
+            }
+            if self.read_whole {
+                self.sent_whole = true;
+                return Poll::Ready(Ok(()));
+            }
+            down.stream.watch().arm(Wait::Body, body_timeout);
+            let input = match ready!(down.poll_bytes(cx, false, self.chunk_bytes())) {
+                Ok(input) => input,
+                Err(error) => return Poll::Ready(Err(down.fault(&error))),
+            };
+            down.stream.watch().disarm();
+            if input.is_empty() {
+                let kind = if down.stream.watch().fired() == Some(Wait::Body) { Kind::TimedOut } else { Kind::Closed };
+                return Poll::Ready(Err(Error::new(Side::Downstream, kind)));
+            }
+            let out = self.take(input, down)?;
+            if !out.is_empty() {
+                up.watch().arm(Wait::Send, send_timeout);
+                up.start_send(out);
+            }
+        }
+    }
+
+    fn take(&mut self, input: Chunk, down: &mut Downstream) -> Result<Chunk, Error> {
+        self.beyond_head = true;
+        self.received += input.len() as u64;
+        let reframed = reframe::reframe(&mut self.decoder, self.framing, input)
+            .map_err(|_| Error::new(Side::Downstream, Kind::Malformed))?;
+        self.received -= reframed.rest.len() as u64;
+        self.read_whole = reframed.done;
+        down.put_back(reframed.rest);
+        self.count(reframed.data)?;
+        Ok(reframed.out)
+    }
+
+    /// Large bodies get large chunks.
+    fn chunk_bytes(&self) -> usize {
+        if self.taken > limits::LARGE_BODY_BYTES { limits::CHUNK_LARGE_BYTES } else { limits::CHUNK_SMALL_BYTES }
+    }
+}
+
+/// Reads an I/O error of the upstream's side, a fired deadline told apart.
+pub fn upstream_fault(up: &Stream, error: &std::io::Error) -> Error {
+    match up.watch().fired() {
+        Some(_) => Error::new(Side::Upstream, Kind::TimedOut),
+        None => Error::from_io(Side::Upstream, error),
+    }
+}

@@ -1,0 +1,70 @@
+//! What the coordinator asks, one message after the other.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::accept::Listeners;
+use super::{Message, Report};
+use crate::base::clock;
+use crate::net::{Wait, rt, watch};
+use crate::plugin::prometheus;
+use crate::proxy::Core;
+
+/// Time between two looks at the connections left while draining.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Serves the inbox until the worker shall end; gives back the connections that were cut.
+pub async fn run(core: &Rc<Core>, listeners: &Rc<Listeners>, messages: &flume::Receiver<Message>) -> u64 {
+    loop {
+        match messages.recv_async().await {
+            Ok(Message::Listen { id, socket, conf }) => listeners.listen(id, socket, conf),
+            Ok(Message::StopAccepting { id }) => listeners.stop(id),
+            Ok(Message::CloseListener { id }) => listeners.close(id),
+            Ok(Message::Epoch) => take_epoch(core),
+            Ok(Message::Drain { deadline }) => return drain(core, listeners, messages, deadline).await,
+            Ok(Message::Scrape { reply }) => scrape(core, &reply),
+            Ok(Message::Stop) | Err(_) => return end_now(core, listeners),
+        }
+    }
+}
+
+/// Takes the newest epoch, and lets go what only older ones needed.
+fn take_epoch(core: &Core) {
+    let view = core.view();
+    let slots = &view.snapshot.upstream_slots;
+    let addresses = core.upstreams.borrow_mut().retain(|slot| slots.contains(&slot));
+    core.pools.borrow_mut().retain(|address| addresses.contains(address));
+}
+
+fn scrape(core: &Core, reply: &flume::Sender<Report>) {
+    let pools = core.pools.borrow().idle().map(|(address, idle)| (address.to_string(), idle as u64)).collect();
+    let _gone = reply.send(Report { series: prometheus::collect(), pools });
+    core.counters.loop_lag_us_max.set(0);
+}
+
+/// Finishes what is begun. Idle connections go at once, busy ones after their answer, tunnels at the deadline.
+async fn drain(core: &Rc<Core>, listeners: &Rc<Listeners>, messages: &flume::Receiver<Message>, deadline: Duration) -> u64 {
+    core.draining.set(true);
+    let until = clock::refresh().after(deadline);
+    while core.open.get() > 0 && clock::refresh() < until {
+        watch::fire_all(|wait| wait == Wait::Keepalive);
+        rt::sleep(DRAIN_LOOK).await;
+        while let Ok(message) = messages.try_recv() {
+            match message {
+                Message::StopAccepting { id } => listeners.stop(id),
+                Message::CloseListener { id } => listeners.close(id),
+                Message::Scrape { reply } => scrape(core, &reply),
+                Message::Epoch => take_epoch(core),
+                Message::Stop => return end_now(core, listeners),
+                Message::Listen { .. } | Message::Drain { .. } => {}
+            }
+        }
+    }
+    end_now(core, listeners)
+}
+
+fn end_now(core: &Core, listeners: &Listeners) -> u64 {
+    listeners.stop_all();
+    watch::fire_all(|_| true);
+    core.open.get() as u64
+}

@@ -1,0 +1,38 @@
+//! The worker's one sweeper: deadlines, idle pools, the log's batch, and how late it is itself.
+
+use std::rc::Rc;
+
+use crate::base::clock;
+use crate::net::{rt, watch};
+use crate::proxy::Core;
+
+/// Sweeps between two looks at the pools.
+const POOLS_EVERY: u64 = 10;
+/// Sweeps between two flushes of the log.
+const LOG_EVERY: u64 = 2;
+
+/// Sweeps for ever.
+pub async fn run(core: Rc<Core>) {
+    let mut sweep = 0_u64;
+    let mut due = clock::refresh().after(watch::SWEEP);
+    loop {
+        rt::sleep(watch::SWEEP).await;
+        let now = clock::refresh();
+        let late_us = u64::try_from(now.since(due).as_micros()).unwrap_or(u64::MAX);
+        if late_us > core.counters.loop_lag_us_max.get() {
+            core.counters.loop_lag_us_max.set(late_us);
+        }
+        due = now.after(watch::SWEEP);
+        sweep += 1;
+        core.counters.sweeps.add(1);
+        core.counters.panics.set(rt::panics());
+        watch::sweep(now);
+        if sweep.is_multiple_of(POOLS_EVERY) {
+            core.pools.borrow_mut().sweep(now);
+        }
+        if sweep.is_multiple_of(LOG_EVERY) {
+            core.flush_log();
+        }
+        drop(core.view()); // an idle worker takes a new epoch here at the latest
+    }
+}

@@ -28,11 +28,7 @@ impl Chunk {
 
     /// Lends a chunk of at least `bytes`. Sizes other than the two pooled ones are allocated.
     pub fn with_capacity(bytes: usize) -> Self {
-        if bytes <= limits::CHUNK_SMALL_BYTES {
-            Self::small()
-        } else {
-            Self::lend(bytes)
-        }
+        if bytes <= limits::CHUNK_SMALL_BYTES { Self::small() } else { Self::lend(bytes) }
     }
 
     /// A chunk without memory, to stand where one was taken out.

@@ -53,3 +53,5 @@ pub const MERGED_CHAINS: usize = 4096;
 pub const LARGE_BODY_BYTES: u64 = 64 * 1024;
 /// Room for the fields that Ringway writes into a request or response head, besides those it passes on.
 pub const OWN_FIELDS_BYTES: usize = 1024;
+/// Series of the prometheus plugin per worker; further ones are counted under one that names no route.
+pub const SERIES_MAX: usize = 50_000;

@@ -1,5 +1,21 @@
 //! Floor 1: configuration. What the user wrote becomes what the program can use: text → tree with places (`raw`) → checked
-//! types (`model`, `gateway`). All errors of all files are collected in a [`report::Report`] before anything is refused.
+//! against one table of fields (`fields`) → types (`model`, `gateway`). All errors of all files are collected in a
+//! [`report::Report`] before anything is refused.
 
+mod check;
+mod fields;
 pub mod gateway;
+mod gateway_read;
+pub mod load;
 pub mod model;
+pub mod raw;
+mod read;
+pub mod report;
+mod resources;
+mod schema;
+mod suggest;
+
+pub use load::{Input, LoadOptions, Loaded, load};
+pub use report::{Report, Sources};
+pub use schema::{reference_markdown, schema};
+pub use suggest::nearest;

@@ -65,9 +65,7 @@ impl Acceptor {
             Socket::Tcp(listener, _) => {
                 listener.cancelable_accept(cancel).await.map(|(stream, peer)| (Stream::tcp(stream), Some(peer)))
             }
-            Socket::Unix(listener, _) => {
-                listener.cancelable_accept(cancel).await.map(|(stream, _)| (Stream::unix(stream), None))
-            }
+            Socket::Unix(listener, _) => listener.cancelable_accept(cancel).await.map(|(stream, _)| (Stream::unix(stream), None)),
         };
         match accepted {
             Ok(accepted) => Ok(Some(accepted)),

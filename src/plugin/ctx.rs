@@ -1,13 +1,14 @@
 //! What a plugin sees of an exchange. Never a protocol: heads, variables, and the ways to end or bend the exchange.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::consumers::{Consumers, Identity};
 use crate::base::clock::Tick;
-use crate::proto::message::{Reason, RequestHead, ResponseHead};
+use crate::proto::message::{Known, Reason, RequestHead, ResponseHead};
+use crate::proto::uri;
 
 /// One exchange, from its route match to its log line.
 pub struct Ctx<'e> {
@@ -56,6 +57,10 @@ pub struct Ctx<'e> {
     pub epoch: u64,
     /// Index of the worker.
     pub worker: u16,
+    /// Results of `_meta.filter`, by plugin instance; made once per request.
+    filters: RefCell<Vec<(usize, bool)>>,
+    /// Content-Encoding of a collected body, as it came.
+    coding: String,
 }
 
 /// The client's connection.
@@ -244,6 +249,8 @@ impl<'e> Ctx<'e> {
             request_id: std::cell::OnceCell::new(),
             epoch: 0,
             worker: 0,
+            filters: RefCell::default(),
+            coding: String::new(),
         }
     }
 
@@ -277,6 +284,63 @@ impl Ctx<'_> {
         }
     }
 
+    /// The result of `_meta.filter` for an instance: evaluated once, then remembered. APISIX resources.md §2.3.
+    pub fn filtered(&self, instance: usize, evaluate: impl FnOnce() -> bool) -> bool {
+        if let Some((_, passes)) = self.filters.borrow().iter().find(|(have, _)| *have == instance) {
+            return *passes;
+        }
+        let passes = evaluate();
+        self.filters.borrow_mut().push((instance, passes));
+        passes
+    }
+
+    /// Notes that an instance does nothing for this response.
+    pub fn note_skipped(&self, instance: usize) {
+        self.filters.borrow_mut().push((instance, false));
+    }
+
+    /// True if [`Ctx::note_skipped`] was called for the instance.
+    pub fn was_skipped(&self, instance: usize) -> bool {
+        self.filters.borrow().iter().any(|(have, passes)| *have == instance && !passes)
+    }
+
+    /// Remembers the response's Content-Encoding before it is removed.
+    pub fn remember_coding(&mut self) {
+        if let Some(value) = self.response.fields.known(Known::ContentEncoding) {
+            self.coding = String::from_utf8_lossy(value).trim().to_ascii_lowercase();
+        }
+    }
+
+    /// The remembered Content-Encoding; empty for none.
+    pub fn coding(&self) -> &str {
+        &self.coding
+    }
+
+    /// The body is decoded now.
+    pub fn take_coding(&mut self) {
+        self.coding.clear();
+    }
+
+    /// Takes a query argument out of everything that goes on: the upstream's target, variables, the log.
+    pub fn remove_query_arg(&mut self, name: &[u8]) {
+        let Some(query) = self.request.query else { return };
+        let text = self.request.fields.bytes(query);
+        let kept: Vec<&[u8]> = text
+            .split(|&byte| byte == b'&')
+            .filter(|pair| *uri::decode(pair.split(|&byte| byte == b'=').next().unwrap_or_default()) != *name)
+            .collect();
+        let kept = kept.join(&b'&');
+        let origin = self.request.fields.bytes(self.request.origin);
+        let path_len = memchr::memchr(b'?', origin).unwrap_or(origin.len());
+        let mut target = origin.get(..path_len).unwrap_or_default().to_vec();
+        if !kept.is_empty() {
+            target.push(b'?');
+            target.extend_from_slice(&kept);
+        }
+        self.request.origin = self.request.fields.keep(&target);
+        self.request.query = (!kept.is_empty()).then(|| self.request.fields.keep(&kept));
+    }
+
     /// Attaches a consumer: sets `X-Consumer-Username`, `X-Credential-Identifier`, `X-Consumer-Custom-ID` (removing what
     /// the client sent of them) and makes `consumer_name` and `consumer_group_id` readable. APISIX request.md §4.4.
     pub fn attach_consumer(&mut self, identity: Arc<Identity>) {
@@ -306,6 +370,3 @@ pub struct Parts {
     /// Kept allocation of [`Ctx::captures`].
     pub captures: Vec<(Box<str>, Vec<u8>)>,
 }
-
-/// Shared by all exchanges of a connection.
-pub type Conn = Rc<ConnInfo>;

@@ -1,7 +1,24 @@
 //! Floor 3: plugins. One trait, one registry table, one file per plugin; docs/adding-a-plugin.md shows the way.
 
-pub mod ctx;
+pub mod chain;
+pub mod conf;
 pub mod consumers;
+pub mod ctx;
+pub mod fault_injection;
+pub mod headers;
+pub mod ip_restriction;
+pub mod key_auth;
+mod known;
+pub mod prometheus;
+pub mod proxy_rewrite;
+pub mod random;
+pub mod redirect;
+pub mod registry;
+pub mod response_rewrite;
+pub mod template;
+mod vars;
+
+pub use vars::{time_iso8601, time_local};
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +26,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-pub use ctx::{Answer, AnswerBody, Ctx};
+pub use ctx::{Answer, AnswerBody, BodyPlan, Ctx};
 
 /// The phases a plugin takes part in, as bits. A phase with nobody in it costs nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,7 +126,7 @@ pub struct Sample {
     /// Family without prefix, for example `http_status`.
     pub family: &'static str,
     /// Labels in the family's order.
-    pub labels: Vec<(&'static str, String)>,
+    pub labels: Vec<(String, String)>,
     /// Value.
     pub value: SampleValue,
 }

@@ -148,9 +148,14 @@ mod tests {
         }
         assert_eq!(parse(b"PROXY TCP6 ::1 ::2 1 2\r\n"), done(24, "[::1]:1", "[::2]:2"));
         assert_eq!(parse(b"PROXY UNKNOWN whatever\r\n"), done(24, "", ""));
-        for bad in ["PROXY TCP4 ::1 ::2 1 2\r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 1 70000\r\n",
-            "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n", "PROXY UDP4 1.2.3.4 1.2.3.4 1 2\r\n", "GET / HTTP/1.1\r\n"]
-        {
+        for bad in [
+            "PROXY TCP4 ::1 ::2 1 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 01 2\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 1 70000\r\n",
+            "PROXY TCP4 1.2.3.4 1.2.3.4 1 2 3\r\n",
+            "PROXY UDP4 1.2.3.4 1.2.3.4 1 2\r\n",
+            "GET / HTTP/1.1\r\n",
+        ] {
             assert_eq!(parse(bad.as_bytes()), Err(Fault), "{bad}");
         }
         assert_eq!(parse(&[&b"PROXY "[..], &[b'a'; 200]].concat()), Err(Fault));

@@ -64,9 +64,9 @@ pub fn split_target(target: &[u8]) -> Option<Split> {
         b'/' => (None, 0),
         b'*' if target.len() == 1 => (None, 0),
         _ => {
-            let scheme = [&b"http://"[..], b"https://"].into_iter().find(|scheme| {
-                target.get(..scheme.len()).is_some_and(|have| have.eq_ignore_ascii_case(scheme))
-            })?;
+            let scheme = [&b"http://"[..], b"https://"]
+                .into_iter()
+                .find(|scheme| target.get(..scheme.len()).is_some_and(|have| have.eq_ignore_ascii_case(scheme)))?;
             let rest = target.get(scheme.len()..)?;
             let len = rest.iter().position(|&byte| byte == b'/' || byte == b'?').unwrap_or(rest.len());
             if len == 0 || rest.get(len) != Some(&b'/') {

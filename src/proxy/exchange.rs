@@ -14,7 +14,7 @@ use crate::plugin::chain::{Chain, Merged};
 use crate::plugin::ctx::{BodyPlan, ConnInfo, Parts};
 use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
 use crate::proto::h1::HeadFault;
-use crate::proto::message::Reason;
+use crate::proto::message::{BodyShape, Reason};
 use crate::route::Ask;
 use crate::snapshot::{Route, Snapshot};
 
@@ -34,8 +34,7 @@ pub async fn run(core: &Rc<Core>, down: &mut Downstream, parts: &mut Parts, info
     core.counters.requests.add(1);
     let view = core.view();
     let upload = Upload::new(parts.request.body, view.snapshot.gateway.limits.body_bytes);
-    let mut exchange =
-        Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
+    let mut exchange = Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
     let after = exchange.serve(&mut ctx).await;
@@ -57,9 +56,8 @@ pub async fn refuse(
 ) -> After {
     core.counters.requests.add(1);
     let view = core.view();
-    let upload = Upload::new(crate::proto::message::BodyShape::None, 0);
-    let mut exchange =
-        Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
+    let upload = Upload::new(BodyShape::None, 0);
+    let mut exchange = Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
     ctx.reason = fault.reason;
@@ -279,7 +277,11 @@ impl<'e> Exchange<'e> {
         ctx.sent.total = clock::refresh().since(ctx.started);
         self.core.counters.bytes_out.add(ctx.sent.bytes);
         self.core.count(ctx.reason);
-        self.each_chain(|chain| chain.run_log(ctx));
+        let own = self.merged.as_deref().map(|merged| &merged.chain).or(self.route.map(|route| &route.chain));
+        self.view.snapshot.global.run_log(ctx, own);
+        if let Some(own) = own {
+            own.run_log(ctx, None);
+        }
         if let Some(format) = &self.view.snapshot.log {
             self.core.log_line(|out| format.write(ctx, out));
         }
@@ -288,9 +290,5 @@ impl<'e> Exchange<'e> {
 
 /// APISIX's answer where no route matched.
 fn no_route() -> Answer {
-    Answer {
-        status: 404,
-        body: AnswerBody::Text(b"{\"error_msg\":\"404 Route Not Found\"}\n".to_vec()),
-        headers: Vec::new(),
-    }
+    Answer { status: 404, body: AnswerBody::Text(b"{\"error_msg\":\"404 Route Not Found\"}\n".to_vec()), headers: Vec::new() }
 }

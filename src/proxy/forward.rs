@@ -223,7 +223,8 @@ impl<'e> Exchange<'e> {
         websocket: bool,
         deadlines: &Deadlines,
     ) -> Result<(), Error> {
-        let mut out = outgoing::write(ctx, spec, picked.node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
+        let mut out =
+            outgoing::write(ctx, spec, picked.node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
         let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
         self.upload.begin(behind_head, &mut out)?;
         let gated = self.core.gates_receives();
@@ -268,8 +269,7 @@ impl<'e> Exchange<'e> {
             Ok(body) => body,
             Err(error) => return (self.bad_gateway(ctx, error).await, false),
         };
-        let streamed =
-            relay::stream(ctx, self.down, up, &mut self.upload, &mut body, manner.framing, out, deadlines).await;
+        let streamed = relay::stream(ctx, self.down, up, &mut self.upload, &mut body, manner.framing, out, deadlines).await;
         ctx.sent.body_bytes = body.data;
         if let Some(last) = ctx.tries.last_mut() {
             last.bytes_received += body.received;

@@ -1,6 +1,7 @@
 //! Floor 4: a request's life. `conn_h1` reads heads, `exchange` runs the phases in order, `attempt` speaks to an upstream
 //! node, `relay` moves bodies, `answer` makes our own responses.
 
+pub mod access_log;
 pub mod answer;
 pub mod attempt;
 pub mod conn_h1;

@@ -3,38 +3,27 @@
 
 use std::io::Write;
 
-use crate::proto::h1::emit::put;
 use crate::base::buf::Chunk;
 use crate::base::limits;
 use crate::config::gateway::Paths;
 use crate::config::model::PassHost;
 use crate::plugin::Ctx;
+use crate::proto::h1::emit::put;
 use crate::proto::h1::{emit, hop};
 use crate::proto::message::{BodyShape, Known, KnownSet, PathForm};
 use crate::proto::uri;
 use crate::upstream::Spec;
 
 /// Fields that Ringway writes itself, so that the client's lines of them are left out.
-const OWN: KnownSet = hop::REQUEST
-    .with(Known::Host)
-    .with(Known::ContentLength)
-    .with(Known::Expect)
-    .with(Known::XRealIp)
-    .with(Known::XForwardedFor);
+const OWN: KnownSet =
+    hop::REQUEST.with(Known::Host).with(Known::ContentLength).with(Known::Expect).with(Known::XRealIp).with(Known::XForwardedFor);
 
 /// The same while nobody looked at the forwarded fields: they are written at the end instead of being edited first.
 const OWN_FORWARDED: KnownSet =
     OWN.with(Known::XForwardedProto).with(Known::XForwardedHost).with(Known::XForwardedPort).with(Known::Forwarded);
 
 /// Writes the request head for a node. The body's first bytes follow by [`super::upload::Upload::begin`].
-pub fn write(
-    ctx: &Ctx<'_>,
-    spec: &Spec,
-    node: u16,
-    websocket: bool,
-    forwarded_applied: bool,
-    paths: &Paths,
-) -> Chunk {
+pub fn write(ctx: &Ctx<'_>, spec: &Spec, node: u16, websocket: bool, forwarded_applied: bool, paths: &Paths) -> Chunk {
     let request = &*ctx.request;
     let behind_head = request.fields.received().len().saturating_sub(request.head_bytes);
     let mut out = Chunk::with_capacity(request.head_bytes + behind_head + limits::OWN_FIELDS_BYTES);

@@ -114,7 +114,8 @@ const FORWARDED: KnownSet =
 /// Overwrites the forwarded fields unless the TCP peer is trusted, so that matching and plugins see what the upstream will.
 /// Says whether it did; a request that nobody looks at gets them written when its head goes out instead.
 pub fn forwarded(ctx: &mut Ctx<'_>, gateway: &Gateway, needed: bool) -> bool {
-    let sent = ctx.request.fields.list().iter().any(|field| FORWARDED.contains(field.known) || field.known == Known::XForwardedFor);
+    let sent =
+        ctx.request.fields.list().iter().any(|field| FORWARDED.contains(field.known) || field.known == Known::XForwardedFor);
     if !sent && !needed {
         return false;
     }

@@ -114,12 +114,7 @@ fn finish(mut input: Chunk, framing: Framing, first: usize, done: bool, decoder:
 ///
 /// # Errors
 /// If the old framing is broken.
-pub fn append(
-    decoder: &mut Decoder,
-    framing: Framing,
-    input: &[u8],
-    out: &mut Chunk,
-) -> Result<(usize, u64, bool), BodyFault> {
+pub fn append(decoder: &mut Decoder, framing: Framing, input: &[u8], out: &mut Chunk) -> Result<(usize, u64, bool), BodyFault> {
     let (mut used, mut data) = (0, 0);
     loop {
         let step = decoder.decode(input.get(used..).unwrap_or_default())?;

@@ -64,12 +64,7 @@ impl Download {
     }
 
     /// The next piece in the client's framing; `None` at the end. Pending while there is none.
-    fn poll_piece(
-        &mut self,
-        cx: &mut Context<'_>,
-        up: &mut Connection,
-        framing: Framing,
-    ) -> Poll<Result<Option<Chunk>, Error>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, up: &mut Connection, framing: Framing) -> Poll<Result<Option<Chunk>, Error>> {
         loop {
             if self.whole {
                 return Poll::Ready(Ok(None));
@@ -87,8 +82,8 @@ impl Download {
                 return Poll::Ready(self.ended(up, framing));
             }
             self.received += input.len() as u64;
-            let reframed = reframe::reframe(&mut self.decoder, framing, input)
-                .map_err(|_| Error::new(Side::Upstream, Kind::Malformed))?;
+            let reframed =
+                reframe::reframe(&mut self.decoder, framing, input).map_err(|_| Error::new(Side::Upstream, Kind::Malformed))?;
             self.data += reframed.data;
             self.whole = reframed.done;
             self.excess |= !reframed.rest.is_empty();
@@ -246,12 +241,7 @@ fn flush_then(cx: &mut Context<'_>, down: &mut Downstream, error: Error) -> Poll
 ///
 /// # Errors
 /// Of the upstream's side.
-pub async fn collect(
-    up: &mut Connection,
-    body: &mut Download,
-    first: Chunk,
-    limit: usize,
-) -> Result<Vec<u8>, Error> {
+pub async fn collect(up: &mut Connection, body: &mut Download, first: Chunk, limit: usize) -> Result<Vec<u8>, Error> {
     let mut all = first.filled().to_vec();
     while let Some(piece) = poll_fn(|cx| body.poll_piece(cx, up, Framing::Plain)).await? {
         let room = limit.saturating_sub(all.len());

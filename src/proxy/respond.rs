@@ -1,10 +1,10 @@
 //! The response head as the client gets it.
 
 use super::reframe::Framing;
-use crate::proto::h1::emit::put;
 use crate::base::buf::Chunk;
 use crate::base::limits;
 use crate::plugin::Ctx;
+use crate::proto::h1::emit::put;
 use crate::proto::h1::{emit, hop};
 use crate::proto::message::{BodyShape, Known, KnownSet, Method, Version};
 

@@ -293,9 +293,8 @@ impl Node {
 
 impl Test {
     fn holds(&self, value: Option<&Value<'_>>) -> bool {
-        let number = |compare: fn(f64, f64) -> bool, wanted: &f64| {
-            value.and_then(number_of).is_some_and(|value| compare(value, *wanted))
-        };
+        let number =
+            |compare: fn(f64, f64) -> bool, wanted: &f64| value.and_then(number_of).is_some_and(|value| compare(value, *wanted));
         match self {
             Self::Equal(wanted) => wanted.equals(value),
             Self::Unequal(wanted) => !wanted.equals(value),

@@ -78,11 +78,8 @@ impl Trie {
     /// Cuts a node's label; the lower part becomes its only child.
     fn split(&mut self, at: usize, keep: usize) {
         let node = &mut self.nodes[at];
-        let lower = Node {
-            label: node.label[keep..].into(),
-            value: node.value.take(),
-            children: std::mem::take(&mut node.children),
-        };
+        let lower =
+            Node { label: node.label[keep..].into(), value: node.value.take(), children: std::mem::take(&mut node.children) };
         node.label = node.label[..keep].into();
         let first = lower.label[0];
         let index = self.nodes.len() as u32;

@@ -46,9 +46,7 @@ impl Regex {
     pub fn is_match(&self, bytes: &[u8]) -> bool {
         match &self.engine {
             Engine::Linear(linear) => linear.is_match(bytes),
-            Engine::Backtracking(regex) => {
-                std::str::from_utf8(bytes).is_ok_and(|text| regex.is_match(text).unwrap_or(false))
-            }
+            Engine::Backtracking(regex) => std::str::from_utf8(bytes).is_ok_and(|text| regex.is_match(text).unwrap_or(false)),
         }
     }
 

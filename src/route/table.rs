@@ -82,7 +82,7 @@ pub struct Table {
     mode: RouterMode,
     trees: Vec<Tree>,
     exact_hosts: TextMap<u32>,
-    host_suffixes: Trie,         // reversed `*` hosts → tree
+    host_suffixes: Trie,            // reversed `*` hosts → tree
     host_parents: Vec<Option<u32>>, // by tree
     hostless: u32,
     candidates: Vec<Candidate>,
@@ -294,12 +294,7 @@ impl Table {
         self.walk_tree(self.hostless, ask.path, &mut with)
     }
 
-    fn walk_tree<T>(
-        &self,
-        tree: u32,
-        path: &[u8],
-        with: &mut impl FnMut(u32, &Candidate) -> Option<T>,
-    ) -> Option<T> {
+    fn walk_tree<T>(&self, tree: u32, path: &[u8], with: &mut impl FnMut(u32, &Candidate) -> Option<T>) -> Option<T> {
         let tree = self.trees.get(tree as usize)?;
         if let Some(&chain) = tree.exact.get(path)
             && let Some(found) = self.walk_chain(tree.chains.get(chain as usize)?, with)

@@ -99,11 +99,7 @@ impl Pools {
     ///
     /// # Errors
     /// `TimedOut` when the deadline passed, else as the operating system gives them.
-    pub async fn open(
-        counters: &std::sync::Arc<Counters>,
-        address: SocketAddr,
-        timeout: Duration,
-    ) -> io::Result<Connection> {
+    pub async fn open(counters: &std::sync::Arc<Counters>, address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
         counters.upstream_connects.add(1);
         let stream = connect::connect(address, timeout).await?;
         counters.upstream_connections.add(1);

@@ -103,13 +103,8 @@ impl Upstreams {
 
 impl State {
     fn new(spec: &Arc<Spec>, pools: &mut Pools, worker: u16) -> Self {
-        let mut state = Self {
-            spec: spec.clone(),
-            endpoints: Vec::new(),
-            shares: Vec::new(),
-            priorities: Vec::new(),
-            versions: 0,
-        };
+        let mut state =
+            Self { spec: spec.clone(), endpoints: Vec::new(), shares: Vec::new(), priorities: Vec::new(), versions: 0 };
         state.reconcile(spec, pools);
         for _ in 0..usize::from(worker) % spec.nodes.len().max(1) {
             state.pick(&Tried::default()); // workers that start together do not all begin with the same node
@@ -125,8 +120,7 @@ impl State {
             self.shares.get(at).map(|share| share.balance)
         };
         let balances: Vec<_> = spec.nodes.iter().map(|node| kept(node).unwrap_or(0)).collect();
-        self.shares =
-            spec.nodes.iter().zip(balances).map(|(node, balance)| Share { weight: node.weight, balance }).collect();
+        self.shares = spec.nodes.iter().zip(balances).map(|(node, balance)| Share { weight: node.weight, balance }).collect();
         self.versions = versions(spec);
         self.endpoints = spec.nodes.iter().map(|node| endpoint(node, pools)).collect();
         self.priorities = spec.nodes.iter().map(|node| node.priority).collect();

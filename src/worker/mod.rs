@@ -15,8 +15,8 @@ use std::time::Duration;
 use crate::base::count::Counters;
 use crate::base::limits;
 use crate::config::gateway::{Driver, Listener};
-pub use crate::snapshot::published::Published;
 use crate::snapshot::Snapshot;
+pub use crate::snapshot::published::Published;
 
 /// What a worker is made of.
 pub struct Seed {

@@ -90,7 +90,8 @@ fn fault_of(error: httparse::Error, bytes: &[u8]) -> HeadFault {
         httparse::Error::Version => {
             let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
             let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
-            match version.strip_prefix(b"HTTP/") {
+            let three_words = memchr::memchr_iter(b' ', line).count() == 2;
+            match version.strip_prefix(b"HTTP/").filter(|_| three_words) {
                 Some([b'0'..=b'9', b'.', b'0'..=b'9']) => HeadFault::unsupported(505, "a version other than 1.0 and 1.1"),
                 _ => HeadFault::malformed("the version is not one"),
             }

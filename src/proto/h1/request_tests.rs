@@ -158,7 +158,8 @@ fn persistence_and_upgrades() {
 
 #[test]
 fn underscored_twins_of_guarded_fields_are_dropped() {
-    let (head, _) = parse_bytes(get("X_Forwarded_For: 1\r\nContent_Length: 9\r\nX_Other: 2\r\nx-consumer_username: r\r\n").as_bytes());
+    let (head, _) =
+        parse_bytes(get("X_Forwarded_For: 1\r\nContent_Length: 9\r\nX_Other: 2\r\nx-consumer_username: r\r\n").as_bytes());
     let names: Vec<_> = head.fields.iter().map(|(name, ..)| name.to_vec()).collect();
     assert_eq!(names, [b"Host".to_vec(), b"X_Other".to_vec()]);
 }

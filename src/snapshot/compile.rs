@@ -1,0 +1,430 @@
+//! From the checked model to a snapshot. What did not change since the previous epoch is taken over from it.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value as Json;
+
+use super::{ConsumerLayer, Route, Snapshot, Target};
+use crate::config::Loaded;
+use crate::config::gateway::Gateway;
+use crate::config::model::{self, Id, Model, NodeHost, Plugins};
+use crate::config::report::{Report, Severity};
+use crate::plugin::chain::{Chain, Environment, Layer, Merged, PlacedFault, Source};
+use crate::plugin::consumers::{Consumers, Identity, KEY_ATTRIBUTES};
+use crate::plugin::ctx::RouteInfo;
+use crate::plugin::registry;
+use crate::proto::vars::Var;
+use crate::proxy::access_log::Format;
+use crate::route::{Spec as RouteSpec, Table};
+use crate::upstream::names::Names;
+use crate::upstream::{Node, Spec};
+
+/// A configuration that may become an epoch.
+pub struct Compiled {
+    /// The snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// Warnings, those of reading among them.
+    pub report: Report,
+}
+
+/// Numbers for per-worker state that outlives epochs.
+static ROUTE_SLOTS: AtomicU32 = AtomicU32::new(0);
+static UPSTREAM_SLOTS: AtomicU32 = AtomicU32::new(0);
+
+/// Compiles and checks completely.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, names: &Names) -> Result<Compiled, Report> {
+    let Loaded { model, gateway, mut report } = loaded;
+    let model = Arc::new(model);
+    let mut compiler = Compiler {
+        model: &model,
+        names,
+        faults: Vec::new(),
+        old_routes: previous.map(|snapshot| by_id(snapshot)).unwrap_or_default(),
+        old_specs: previous.map(|snapshot| by_identity(snapshot)).unwrap_or_default(),
+        specs: HashMap::new(),
+        settings: settings_digest(&model),
+    };
+    let routes: Vec<Arc<Route>> = compiler.routes();
+    let global = compiler.global();
+    let (consumers, consumer_layers) = compiler.consumers();
+    let upstreams: Vec<Arc<Spec>> = compiler.specs.into_values().collect();
+    for PlacedFault { origin, fault, warning } in compiler.faults {
+        let severity = if warning { Severity::Warning } else { Severity::Error };
+        let told = report.inside(severity, &origin, &fault.pointer, fault.message);
+        told.help = fault.help;
+    }
+    let log = log_format(&gateway, &mut report);
+    let table = table(&gateway, &routes, &mut report);
+    report.sources.forget_trees();
+    let (Some(table), false) = (table, report.has_errors()) else { return Err(report) };
+    let version = if gateway.server_tokens { concat!("Ringway/", env!("CARGO_PKG_VERSION")) } else { "Ringway" };
+    let snapshot = Snapshot {
+        epoch,
+        table,
+        reads_forwarded: reads_forwarded(&model),
+        reads_captures: reads_captures(&routes, &global, log.as_ref()),
+        connection_limit: gateway.limits.connections.unwrap_or(usize::MAX),
+        upstream_slots: upstreams.iter().map(|spec| spec.slot).collect::<HashSet<u32>>(),
+        gateway: Arc::new(gateway),
+        routes,
+        global,
+        consumers,
+        consumer_layers,
+        upstreams,
+        log,
+        server: version.as_bytes().to_vec(),
+        model,
+    };
+    Ok(Compiled { snapshot: Arc::new(snapshot), report })
+}
+
+fn by_id(snapshot: &Snapshot) -> HashMap<Id, Arc<Route>> {
+    snapshot.routes.iter().map(|route| (route.info.id.clone(), route.clone())).collect()
+}
+
+fn by_identity(snapshot: &Snapshot) -> HashMap<Arc<str>, Arc<Spec>> {
+    snapshot.upstreams.iter().map(|spec| (spec.identity.clone(), spec.clone())).collect()
+}
+
+/// What every plugin instance may depend on.
+fn settings_digest(model: &Model) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for settings in [&model.plugin_attr, &model.plugin_metadata] {
+        for (name, value) in settings {
+            name.hash(&mut hasher);
+            value.to_string().hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+struct Compiler<'m> {
+    model: &'m Arc<Model>,
+    names: &'m Names,
+    faults: Vec<PlacedFault>,
+    old_routes: HashMap<Id, Arc<Route>>,
+    old_specs: HashMap<Arc<str>, Arc<Spec>>,
+    specs: HashMap<Arc<str>, Arc<Spec>>,
+    settings: u64,
+}
+
+impl Compiler<'_> {
+    fn routes(&mut self) -> Vec<Arc<Route>> {
+        let model = self.model.clone();
+        model.routes.iter().filter(|route| route.enabled).map(|route| self.route(route)).collect()
+    }
+
+    fn route(&mut self, route: &Arc<model::Route>) -> Arc<Route> {
+        let model = self.model.clone();
+        let service = route.service_id.as_ref().and_then(|id| model.services.get(id));
+        let config = route.plugin_config_id.as_ref().and_then(|id| model.plugin_configs.get(id));
+        let target = self.target(route, service);
+        let mut hasher = DefaultHasher::new();
+        (route.origin.digest, self.settings).hash(&mut hasher);
+        service.map(|service| service.origin.digest).hash(&mut hasher);
+        config.map(|config| config.origin.digest).hash(&mut hasher);
+        (route.service_id.is_some(), route.plugin_config_id.is_some()).hash(&mut hasher);
+        match &target {
+            Target::Upstream(spec) => (0, spec.digest, spec.slot).hash(&mut hasher),
+            Target::Broken(status) => (1, status).hash(&mut hasher),
+            Target::None => 2.hash(&mut hasher),
+        }
+        let digest = hasher.finish();
+        if let Some(old) = self.old_routes.get(&route.id).filter(|old| old.digest == digest) {
+            return old.clone();
+        }
+        let mut sources = Vec::new();
+        if let Some(service) = service {
+            sources.push(Source { layer: Layer::Service, origin: &service.origin, plugins: &service.plugins });
+        }
+        if let Some(config) = config {
+            sources.push(Source { layer: Layer::PluginConfig, origin: &config.origin, plugins: &config.plugins });
+        }
+        sources.push(Source { layer: Layer::Route, origin: &route.origin, plugins: &route.plugins });
+        let chain = Chain::build(&sources, &Environment { model: &model }, &mut self.faults);
+        let hosts = if route.hosts.is_empty() {
+            service.map(|service| service.hosts.clone()).unwrap_or_default()
+        } else {
+            route.hosts.clone()
+        };
+        let info = RouteInfo {
+            id: route.id.clone(),
+            name: route.name.clone(),
+            service_id: service.map(|service| service.id.clone()),
+            service_name: service.and_then(|service| service.name.clone()),
+            uris: route.uris.clone(),
+            hosts,
+            slot: ROUTE_SLOTS.fetch_add(1, Ordering::Relaxed),
+        };
+        let websocket = route.enable_websocket.or_else(|| service?.enable_websocket).unwrap_or(false);
+        Arc::new(Route { info, chain, target, websocket, timeout: route.timeout, model: route.clone(), digest })
+    }
+
+    /// APISIX resources.md §2.2: the route's upstream_id, its upstream, the service's id, the service's upstream; what is
+    /// named and missing is answered with a status of its own.
+    fn target(&mut self, route: &model::Route, service: Option<&Arc<model::Service>>) -> Target {
+        let model = self.model.clone();
+        if route.plugin_config_id.as_ref().is_some_and(|id| !model.plugin_configs.contains_key(id)) {
+            return Target::Broken(503);
+        }
+        if route.service_id.is_some() && service.is_none() {
+            return Target::Broken(404);
+        }
+        let by_id = |id: &Id| model.upstreams.get(id).cloned().ok_or(());
+        let service_upstream = || {
+            let service = service?;
+            match &service.upstream_id {
+                Some(id) => Some(by_id(id)),
+                None => service.upstream.clone().map(Ok),
+            }
+        };
+        let upstream = match (&route.upstream_id, &route.upstream) {
+            (Some(id), _) => Some(by_id(id)),
+            (None, Some(upstream)) => Some(Ok(upstream.clone())),
+            (None, None) => service_upstream(),
+        };
+        match upstream {
+            Some(Ok(upstream)) => Target::Upstream(self.spec(&upstream)),
+            Some(Err(())) => Target::Broken(502),
+            None => Target::None,
+        }
+    }
+
+    fn spec(&mut self, upstream: &model::Upstream) -> Arc<Spec> {
+        if let Some(spec) = self.specs.get(&upstream.identity) {
+            return spec.clone();
+        }
+        let old = self.old_specs.get(&upstream.identity);
+        let spec = match old.filter(|old| old.digest == upstream.origin.digest) {
+            Some(old) => old.clone(),
+            None => {
+                let slot = old.map_or_else(|| UPSTREAM_SLOTS.fetch_add(1, Ordering::Relaxed), |old| old.slot);
+                Arc::new(self.new_spec(upstream, slot))
+            }
+        };
+        self.specs.insert(upstream.identity.clone(), spec.clone());
+        spec
+    }
+
+    fn new_spec(&self, upstream: &model::Upstream, slot: u32) -> Spec {
+        let node = |node: &model::Node| {
+            let standard = node.port == upstream.scheme.default_port();
+            let authority = if standard { node.host.to_string() } else { format!("{}:{}", node.host, node.port) };
+            let name = match &node.host {
+                NodeHost::Name(name) => Some(self.names.entry(name)),
+                NodeHost::Ip(_) => None,
+            };
+            let (host, authority) = (node.host.clone(), authority.into_bytes());
+            Node { host, port: node.port, weight: node.weight, priority: node.priority, name, authority }
+        };
+        let retries = upstream.retries.unwrap_or_else(|| (upstream.nodes.len() as u32).saturating_sub(1));
+        Spec {
+            slot,
+            identity: upstream.identity.clone(),
+            digest: upstream.origin.digest,
+            name: upstream.name.clone(),
+            scheme: upstream.scheme,
+            balancer: upstream.balancer,
+            pass_host: upstream.pass_host.clone(),
+            retries,
+            retry_timeout: upstream.retry_timeout,
+            timeout: upstream.timeout,
+            keepalive: upstream.keepalive,
+            nodes: upstream.nodes.iter().map(node).collect(),
+        }
+    }
+
+    /// All global rules as one chain. A plugin in two rules runs in neither (APISIX resources.md §2.1): here it is refused.
+    fn global(&mut self) -> Chain {
+        let model = self.model.clone();
+        let mut seen: HashMap<&str, &Id> = HashMap::new();
+        for rule in model.global_rules.values() {
+            for (name, _) in &rule.plugins.0 {
+                if let Some(first) = seen.insert(name, &rule.id) {
+                    let message = format!("plugin '{name}' already exists in global rule with id '{first}'");
+                    let fault = crate::plugin::ConfFault::at(format!("/plugins/{name}"), message);
+                    self.faults.push(PlacedFault { origin: rule.origin.clone(), fault, warning: false });
+                }
+            }
+        }
+        let sources =
+            model.global_rules.values().map(|rule| Source { layer: Layer::Global, origin: &rule.origin, plugins: &rule.plugins });
+        Chain::build(&sources.collect::<Vec<_>>(), &Environment { model: &model }, &mut self.faults)
+    }
+
+    fn consumers(&mut self) -> (Consumers, Vec<ConsumerLayer>) {
+        let model = self.model.clone();
+        let mut consumers = Consumers::default();
+        let mut layers = Vec::new();
+        for (index, consumer) in model.consumers.values().enumerate() {
+            let group = match &consumer.group_id {
+                None => Ok(None),
+                Some(id) => model.consumer_groups.get(id).cloned().map(Some).ok_or(()),
+            };
+            layers.push(ConsumerLayer { consumer: consumer.clone(), group });
+            self.check_consumer_plugins(&consumer.plugins, &consumer.origin);
+            let identity = |conf: Json, credential: Option<Id>| Identity {
+                username: consumer.username.clone(),
+                credential,
+                custom_id: consumer.labels.get("custom_id").map(|id| id.as_str().into()),
+                group: consumer.group_id.clone(),
+                auth_conf: conf,
+                index,
+            };
+            consumers.insert_name(Arc::new(identity(Json::Null, None)));
+            self.file(&mut consumers, &consumer.plugins, &consumer.origin, |conf| identity(conf, None));
+            for credential in model.credentials.iter().filter(|credential| credential.consumer == consumer.username) {
+                self.check_consumer_plugins(&credential.plugins, &credential.origin);
+                let id = credential.id.clone();
+                self.file(&mut consumers, &credential.plugins, &credential.origin, |conf| identity(conf, Some(id.clone())));
+            }
+        }
+        for group in model.consumer_groups.values() {
+            self.check_consumer_plugins(&group.plugins, &group.origin);
+        }
+        (consumers, layers)
+    }
+
+    /// Files an identity under the key of each auth plugin it carries. A key that two consumers share would log the one in
+    /// as the other: refused, where APISIX takes the later. References to secrets never become keys.
+    fn file(
+        &mut self,
+        consumers: &mut Consumers,
+        plugins: &Plugins,
+        origin: &model::Origin,
+        identity: impl Fn(Json) -> Identity,
+    ) {
+        for (plugin, attribute) in KEY_ATTRIBUTES {
+            let Some(conf) = plugins.get(plugin) else { continue };
+            let Some(key) = conf.get(*attribute).and_then(Json::as_str) else { continue };
+            let mut tell = |message: String| {
+                let fault = crate::plugin::ConfFault::at(format!("/plugins/{plugin}/{attribute}"), message);
+                self.faults.push(PlacedFault { origin: origin.clone(), fault, warning: false });
+            };
+            let key = match key.get(..7).filter(|prefix| prefix.eq_ignore_ascii_case("$env://")) {
+                Some(_) => match std::env::var(&key[7..]) {
+                    Ok(value) => value,
+                    Err(_) => {
+                        tell("the environment variable it refers to is not set".to_owned());
+                        continue;
+                    }
+                },
+                None if key.starts_with("$secret://") => {
+                    tell("secret managers are not supported yet".to_owned());
+                    continue;
+                }
+                None => key.to_owned(),
+            };
+            let identity = Arc::new(identity(conf.clone()));
+            if let Some(other) = consumers.find(plugin, &key).filter(|other| other.username != identity.username) {
+                tell(format!("duplicate key of plugin {plugin} found with consumer: {}", other.username));
+            }
+            consumers.insert(plugin, key, identity);
+        }
+    }
+
+    /// Credentials by their own fields; other plugins by building them once, so that a fault shows at load and not at the
+    /// first request of the consumer.
+    fn check_consumer_plugins(&mut self, plugins: &Plugins, origin: &model::Origin) {
+        let model = self.model.clone();
+        for (name, conf) in &plugins.0 {
+            if registry::lookup(name).is_some_and(|registered| registered.auth) {
+                for mut fault in registry::check_consumer(name, conf) {
+                    fault.pointer = format!("/plugins/{name}{}", fault.pointer);
+                    self.faults.push(PlacedFault { origin: origin.clone(), fault, warning: false });
+                }
+            }
+        }
+        let source = Source { layer: Layer::Consumer, origin, plugins };
+        let _checked = Chain::build(&[source], &Environment { model: &model }, &mut self.faults);
+    }
+}
+
+/// A route's chain with a consumer's plugins, built when the consumer first comes by.
+pub(super) fn merge(
+    snapshot: &Snapshot,
+    route: &Route,
+    layer: &ConsumerLayer,
+    group: Option<&model::PluginSet>,
+) -> Result<Merged, ()> {
+    let model = &snapshot.model;
+    let service = route.info.service_id.as_ref().and_then(|id| model.services.get(id));
+    let config = route.model.plugin_config_id.as_ref().and_then(|id| model.plugin_configs.get(id));
+    let mut sources = Vec::new();
+    if let Some(service) = service {
+        sources.push(Source { layer: Layer::Service, origin: &service.origin, plugins: &service.plugins });
+    }
+    if let Some(config) = config {
+        sources.push(Source { layer: Layer::PluginConfig, origin: &config.origin, plugins: &config.plugins });
+    }
+    sources.push(Source { layer: Layer::Route, origin: &route.model.origin, plugins: &route.model.plugins });
+    if let Some(group) = group {
+        sources.push(Source { layer: Layer::ConsumerGroup, origin: &group.origin, plugins: &group.plugins });
+    }
+    let consumer = &layer.consumer;
+    let brings = Plugins(
+        consumer.plugins.0.iter().filter(|(name, _)| registry::lookup(name).is_some_and(|one| !one.auth)).cloned().collect(),
+    );
+    sources.push(Source { layer: Layer::Consumer, origin: &consumer.origin, plugins: &brings });
+    let mut faults = Vec::new();
+    let build = |faults: &mut Vec<PlacedFault>| Chain::build(&sources, &Environment { model }, faults);
+    let chain = build(&mut faults);
+    let own: HashSet<&str> = route.chain.entries().iter().map(|entry| entry.name).collect();
+    let newcomers = build(&mut faults).only(|entry| entry.layer >= Layer::ConsumerGroup && !own.contains(entry.name));
+    if faults.iter().any(|fault| !fault.warning) { Err(()) } else { Ok(Merged { chain, newcomers }) }
+}
+
+fn log_format(gateway: &Gateway, report: &mut Report) -> Option<Format> {
+    let log = gateway.access_log.as_ref()?;
+    match Format::compile(&log.format) {
+        Ok(format) => Some(format),
+        Err(message) => {
+            let origin = model::Origin { pointer: "/gateway".into(), ..model::Origin::default() };
+            report.inside(Severity::Error, &origin, "/access_log/format", message);
+            None
+        }
+    }
+}
+
+fn table(gateway: &Gateway, routes: &[Arc<Route>], report: &mut Report) -> Option<Table> {
+    let specs: Vec<RouteSpec<'_>> = routes
+        .iter()
+        .map(|route| RouteSpec {
+            uris: &route.info.uris,
+            hosts: &route.info.hosts,
+            methods: route.model.methods,
+            remote_addrs: &route.model.remote_addrs,
+            vars: route.model.vars.as_ref(),
+            priority: route.model.priority,
+        })
+        .collect();
+    match Table::build(gateway.router, &specs) {
+        Ok(table) => Some(table),
+        Err(faults) => {
+            for fault in faults {
+                if let Some(route) = routes.get(fault.route) {
+                    report.inside(Severity::Error, &route.model.origin, "/uri", fault.message);
+                }
+            }
+            None
+        }
+    }
+}
+
+/// Some route's conditions read the forwarded fields, which must then say what Ringway will send.
+fn reads_forwarded(model: &Model) -> bool {
+    let forwarded = |var: &Var| matches!(var, Var::Http(name) if name.contains("forwarded"));
+    model.routes.iter().filter_map(|route| route.vars.as_ref()).any(|vars| vars.reads(&forwarded))
+}
+
+/// Somebody may read `uri_param_*`: plugins, a custom log format.
+fn reads_captures(routes: &[Arc<Route>], global: &Chain, log: Option<&Format>) -> bool {
+    let in_log = log.is_some_and(|log| log.reads(|var| matches!(var, Var::UriParam(_))));
+    in_log || !global.is_empty() || routes.iter().any(|route| !route.chain.is_empty())
+}

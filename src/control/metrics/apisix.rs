@@ -56,7 +56,7 @@ pub fn export_address(attributes: Option<&Json>) -> Result<Option<SocketAddr>, S
 
 /// Adds the series of all workers up, by family and labels.
 pub fn series(page: &mut Exposition, attributes: &Attributes, samples: impl IntoIterator<Item = Sample>) {
-    let mut sums: BTreeMap<(&'static str, Vec<(&'static str, String)>), SampleValue> = BTreeMap::new();
+    let mut sums: BTreeMap<(&'static str, Vec<(String, String)>), SampleValue> = BTreeMap::new();
     for sample in samples {
         match sums.entry((sample.family, sample.labels)) {
             std::collections::btree_map::Entry::Vacant(place) => {
@@ -67,7 +67,7 @@ pub fn series(page: &mut Exposition, attributes: &Attributes, samples: impl Into
     }
     for ((family, labels), value) in &sums {
         let name = format!("{}{family}", attributes.prefix);
-        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         match value {
             SampleValue::Counter(count) => page.number(&name, Kind::Counter, help(family), &labels, *count as f64),
             SampleValue::Histogram(counts, sum) => {
@@ -141,12 +141,12 @@ mod tests {
     fn series_of_two_workers_are_added_up_by_their_labels() {
         let counter = |code: &str, value| Sample {
             family: "http_status",
-            labels: vec![("code", code.to_string()), ("route", "1".to_string())],
+            labels: vec![("code".to_string(), code.to_string()), ("route".to_string(), "1".to_string())],
             value: SampleValue::Counter(value),
         };
         let histogram = |counts: Vec<u64>, sum| Sample {
             family: "http_latency",
-            labels: vec![("type", "request".to_string())],
+            labels: vec![("type".to_string(), "request".to_string())],
             value: SampleValue::Histogram(counts, sum),
         };
         let attributes = Attributes { buckets: vec![1.0, 5.0], ..Attributes::read(None) };

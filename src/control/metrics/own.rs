@@ -55,12 +55,12 @@ pub fn worker(page: &mut Exposition, seat: &Seat) {
 
 /// Idle pooled connections, added up over the workers.
 pub fn pools<'a>(page: &mut Exposition, reports: impl Iterator<Item = &'a Report>) {
-    let mut sums = std::collections::BTreeMap::<(&str, &str), u64>::new();
-    for (upstream, node, idle) in reports.flat_map(|report| &report.pools) {
-        *sums.entry((upstream, node)).or_default() += idle;
+    let mut sums = std::collections::BTreeMap::<&str, u64>::new();
+    for (node, idle) in reports.flat_map(|report| &report.pools) {
+        *sums.entry(node).or_default() += idle;
     }
-    for ((upstream, node), idle) in sums {
-        let labels = [("upstream", upstream), ("node", node)];
+    for (node, idle) in sums {
+        let labels = [("node", node)];
         page.number("ringway_pool_idle", Kind::Gauge, "Idle pooled connections per node.", &labels, idle as f64);
     }
 }

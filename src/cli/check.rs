@@ -1,6 +1,7 @@
 //! `ringway check`, and nginx's `-t` and `-T`
 
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
@@ -19,7 +20,7 @@ pub struct Check {
     /// Take warnings for errors
     #[arg(long)]
     strict: bool,
-    /// Say nothing where all is well
+    /// Say nothing where there are no errors, not even warnings
     #[arg(short, long)]
     quiet: bool,
 }
@@ -41,11 +42,11 @@ impl Check {
             }
         };
         match self.format {
-            Format::Json if !(self.quiet && checked.text.is_empty()) => super::print(&format!("{:#}\n", checked.text.json)),
-            Format::Json => {}
+            _ if checked.good && self.quiet => {}
+            Format::Json => super::print(&format!("{:#}\n", checked.json)),
             Format::Human => {
-                eprint!("{}", checked.text.human);
-                if checked.good && !self.quiet {
+                eprint!("{}", checked.human);
+                if checked.good {
                     super::print(&format!("{}: the configuration is good\n", checked.name));
                 }
             }
@@ -63,7 +64,7 @@ pub fn nginx_test(config: Option<&Path>, dump: bool) -> u8 {
             return code::CONFIGURATION;
         }
     };
-    eprint!("{}", checked.text.human);
+    eprint!("{}", checked.human);
     let name = &checked.name;
     if !checked.good {
         eprintln!("ringway: configuration file {name} test failed");
@@ -80,10 +81,14 @@ pub fn nginx_test(config: Option<&Path>, dump: bool) -> u8 {
 }
 
 /// `gateway:` of the configuration, where it can be read.
-pub fn gateway(config: Option<&Path>) -> Option<Gateway> {
-    check(config, false).ok()?.gateway
+pub fn gateway(config: Option<&Path>) -> Option<Arc<Gateway>> {
+    check(config, false).ok()?.snapshot.map(|snapshot| snapshot.gateway.clone())
 }
 
-fn check(config: Option<&Path>, strict: bool) -> Result<Checked, String> {
+/// Reads and checks the configuration by `-c` or the default places.
+///
+/// # Errors
+/// If there is none.
+pub fn check(config: Option<&Path>, strict: bool) -> Result<Checked, String> {
     super::source(config).map(|source| load::check(&source, strict))
 }

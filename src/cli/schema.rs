@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use crate::control::load;
+use crate::config;
+use crate::control::schemas;
+use crate::plugin::registry;
 
 /// Print the JSON Schema of the configuration, for editors.
 #[derive(Debug, Args)]
@@ -19,11 +21,11 @@ impl Schema {
     /// Prints it.
     pub fn run(&self) -> u8 {
         let page = if self.markdown {
-            load::schema_markdown()
+            config::reference_markdown()
         } else if self.plugins_markdown {
-            load::plugins_markdown()
+            registry::reference_markdown()
         } else {
-            format!("{:#}\n", load::schema())
+            format!("{:#}\n", schemas::file())
         };
         super::print(&page);
         0

@@ -7,7 +7,6 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{code, http};
-use crate::config::gateway::Gateway;
 
 /// Ask a running gateway for its epoch, workers and readiness.
 ///
@@ -64,7 +63,7 @@ impl Status {
 
 /// `gateway.control` of the configuration; `None` if it cannot be read, an error if it is off.
 fn configured(config: Option<&Path>) -> Option<Result<SocketAddr, String>> {
-    let gateway: Gateway = super::check::gateway(config)?;
+    let gateway = super::check::gateway(config)?;
     Some(gateway.control.ok_or_else(|| "gateway.control is off; name another address with --address".to_string()))
 }
 

@@ -1,7 +1,8 @@
 //! From the configuration's files to a snapshot that may become an epoch: read, check, compile. Blocks; runs on the helper
-//! thread.
+//! thread, and once at the start.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 
 use crate::config::gateway::Gateway;
-use crate::config::model::Model;
-use crate::config::{self, Input, LoadOptions, Report};
-use crate::plugin::registry;
-use crate::snapshot::{self, Compiled, Snapshot};
+use crate::config::{self, Input, LoadOptions, Report, Sources};
+use crate::snapshot::{self, Snapshot};
 use crate::upstream::names::Names;
 
 /// Where the configuration comes from.
@@ -24,18 +23,34 @@ pub enum Source {
     Stdin(String),
 }
 
+/// Name of standard input in messages.
+const STDIN_NAME: &str = "-";
+
+impl Source {
+    /// Its name in messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Stdin(_) => STDIN_NAME.to_string(),
+        }
+    }
+
+    fn input(&self) -> Input {
+        match self {
+            Self::File(path) => Input::File(path.clone()),
+            Self::Stdin(text) => Input::Text { name: STDIN_NAME.to_string(), text: text.clone() },
+        }
+    }
+}
+
 /// A configuration ready to become an epoch.
 pub struct Loaded {
     /// The snapshot.
     pub snapshot: Arc<Snapshot>,
     /// `gateway:`
     pub gateway: Arc<Gateway>,
-    /// Resources, for the Control API.
-    pub model: Arc<Model>,
-    /// Files that were read.
-    pub files: Vec<PathBuf>,
-    /// Directories whose names matter to `include:`.
-    pub directories: Vec<PathBuf>,
+    /// Files that were read, and what may bring in more.
+    pub files: Files,
     /// Equal digests mean equal texts.
     pub digest: u64,
     /// Warnings.
@@ -52,7 +67,16 @@ pub struct Text {
     /// For programs.
     pub json: Json,
     /// Files that were read, broken ones included.
+    pub files: Files,
+}
+
+/// What a configuration consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Files that were read.
     pub files: Vec<PathBuf>,
+    /// Patterns of `include:`.
+    pub patterns: Vec<PathBuf>,
 }
 
 /// What came of reading.
@@ -65,10 +89,10 @@ pub enum Outcome {
     Broken(Text),
 }
 
-/// Reads, checks and compiles. `previous` is the snapshot to share unchanged parts with, `digest` that of its texts.
+/// Reads, checks and compiles. `previous` is the snapshot to share unchanged parts with, and the digest of its texts.
 pub fn load(source: &Source, epoch: u64, previous: Option<(&Arc<Snapshot>, u64)>, names: &Names) -> Outcome {
     let started = Instant::now();
-    let loaded = match read(source, false) {
+    let loaded = match config::load(&LoadOptions { input: source.input(), strict: false, env: &environment }) {
         Ok(loaded) => loaded,
         Err(report) => return Outcome::Broken(Text::of(&report)),
     };
@@ -76,50 +100,43 @@ pub fn load(source: &Source, epoch: u64, previous: Option<(&Arc<Snapshot>, u64)>
     if previous.is_some_and(|(_, before)| before == digest) {
         return Outcome::Unchanged;
     }
-    match snapshot::compile(loaded, epoch, previous.map(|(snapshot, _)| snapshot), names) {
-        Ok(Compiled { snapshot, report }) => Outcome::Ready(Box::new(Loaded {
-            gateway: snapshot.gateway.clone(),
-            model: snapshot.model.clone(),
-            files: report.sources.files(),
-            directories: directories(&report),
-            snapshot,
-            digest,
-            warnings: Text::of(&report),
-            took: started.elapsed(),
-        })),
+    match compile(loaded, epoch, previous.map(|(snapshot, _)| snapshot), names) {
+        Ok((snapshot, warnings)) => {
+            let warnings = Text::of(&warnings);
+            let (gateway, files) = (snapshot.gateway.clone(), warnings.files.clone());
+            Outcome::Ready(Box::new(Loaded { snapshot, gateway, files, digest, warnings, took: started.elapsed() }))
+        }
         Err(report) => Outcome::Broken(Text::of(&report)),
     }
 }
 
-fn read(source: &Source, strict: bool) -> Result<config::Loaded, Report> {
-    let input = match source {
-        Source::File(path) => Input::File(path.clone()),
-        Source::Stdin(text) => Input::Text { name: "-".into(), text: text.clone() },
-    };
-    config::load(&LoadOptions { input, strict, env: &|name| std::env::var(name).ok() })
+/// Compiles; all warnings end up in one report.
+fn compile(
+    loaded: config::Loaded,
+    epoch: u64,
+    previous: Option<&Arc<Snapshot>>,
+    names: &Names,
+) -> Result<(Arc<Snapshot>, Report), Report> {
+    let compiled = snapshot::compile(loaded, epoch, previous, names)?;
+    Ok((compiled.snapshot, compiled.report))
 }
 
-/// Equal texts under equal names, environment included, give equal digests: what was substituted is part of the tree.
-fn digest(sources: &config::Sources) -> u64 {
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Hash over names and texts of all files.
+fn digest(sources: &Sources) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (name, text) in sources.texts() {
-        (name, text).hash(&mut hasher);
-    }
+    sources.texts().for_each(|part| part.hash(&mut hasher));
     hasher.finish()
 }
 
-/// Directories whose names an `include:` pattern looks at.
-fn directories(report: &Report) -> Vec<PathBuf> {
-    let parents = report.sources.globs.iter().filter_map(|glob| glob.parent());
-    parents.map(|parent| if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_path_buf() }).collect()
-}
-
 impl Text {
+    /// Renders a report; in colour where standard error is a terminal and the report is shown, not logged.
     fn of(report: &Report) -> Self {
-        if report.list.is_empty() {
-            return Self { files: report.sources.files(), json: Json::Array(Vec::new()), ..Self::default() };
-        }
-        Self { human: report.human(false), json: report.json(), files: report.sources.files() }
+        let files = Files { files: report.sources.files(), patterns: report.sources.globs.clone() };
+        Self { human: report.human(false), json: report.json(), files }
     }
 
     /// Nothing to say.
@@ -134,59 +151,66 @@ pub struct Checked {
     pub name: String,
     /// No errors.
     pub good: bool,
-    /// Errors and warnings.
-    pub text: Text,
+    /// Errors and warnings for people, in colour where standard error is a terminal.
+    pub human: String,
+    /// Errors and warnings for programs.
+    pub json: Json,
     /// Files that were read, with their contents.
     pub sources: Vec<(String, String)>,
     /// The snapshot, where there are no errors.
     pub snapshot: Option<Arc<Snapshot>>,
-    /// `gateway:`, where it could be read.
-    pub gateway: Option<Gateway>,
 }
 
-/// Reads, checks and compiles without serving.
+/// Reads, checks and compiles without serving. With `strict`, warnings are errors.
 pub fn check(source: &Source, strict: bool) -> Checked {
-    let name = match source {
-        Source::File(path) => path.display().to_string(),
-        Source::Stdin(_) => "-".to_string(),
+    let checked = config::load(&LoadOptions { input: source.input(), strict, env: &environment })
+        .and_then(|loaded| compile(loaded, 1, None, &Names::default()));
+    let (snapshot, mut report) = match checked {
+        Ok((snapshot, report)) => (Some(snapshot), report),
+        Err(report) => (None, report),
     };
-    let texts = |report: &Report| report.sources.texts().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
-    let bad = |report: Report, name| Checked {
-        name,
-        good: false,
-        text: Text::of(&report),
-        sources: texts(&report),
-        snapshot: None,
-        gateway: None,
-    };
-    match read(source, strict) {
-        Err(report) => bad(report, name),
-        Ok(loaded) => match snapshot::compile(loaded, 1, None, &Names::default()) {
-            Err(report) => bad(report, name),
-            Ok(Compiled { report, .. }) if strict && !report.list.is_empty() => {
-                let mut report = report;
-                report.harden();
-                bad(report, name)
-            }
-            Ok(Compiled { snapshot, report }) => {
-                let gateway = Some((*snapshot.gateway).clone());
-                Checked { name, good: true, text: Text::of(&report), sources: texts(&report), snapshot: Some(snapshot), gateway }
-            }
-        },
+    if strict {
+        report.harden();
+    }
+    Checked {
+        name: source.name(),
+        good: snapshot.is_some() && !report.has_errors(),
+        human: report.human(std::io::stderr().is_terminal()),
+        json: report.json(),
+        sources: report.sources.texts().map(|(name, text)| (name.to_string(), text.to_string())).collect(),
+        snapshot,
     }
 }
 
-/// JSON Schema of the configuration.
-pub fn schema() -> Json {
-    config::schema(&registry::schemas())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Settings as Markdown.
-pub fn schema_markdown() -> String {
-    config::reference_markdown()
-}
+    const GOOD: &str = "routes:\n  - id: r1\n    uri: /a\n    upstream: {nodes: {\"127.0.0.1:80\": 1}}\n";
 
-/// Plugins as Markdown.
-pub fn plugins_markdown() -> String {
-    registry::reference_markdown()
+    #[test]
+    fn equal_texts_make_no_epoch_and_broken_ones_a_report() {
+        let names = Names::default();
+        let Outcome::Ready(first) = load(&Source::Stdin(GOOD.into()), 1, None, &names) else { panic!("refused") };
+        let again = load(&Source::Stdin(GOOD.into()), 2, Some((&first.snapshot, first.digest)), &names);
+        assert!(matches!(again, Outcome::Unchanged));
+        let broken = GOOD.replace("uri:", "urii:");
+        let Outcome::Broken(text) = load(&Source::Stdin(broken), 2, Some((&first.snapshot, first.digest)), &names) else {
+            panic!("taken")
+        };
+        assert!(text.human.contains("urii") && text.json[0]["line"] == 3, "{}", text.human);
+    }
+
+    #[test]
+    fn an_included_pattern_is_watched() {
+        let directory = std::env::temp_dir().join(format!("ringway-load-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("ringway.yaml"), "include: [\"routes-*.yaml\"]\n").unwrap();
+        std::fs::write(directory.join("routes-a.yaml"), GOOD).unwrap();
+        let source = Source::File(directory.join("ringway.yaml"));
+        let Outcome::Ready(loaded) = load(&source, 1, None, &Names::default()) else { panic!("refused") };
+        assert_eq!(loaded.files.files.len(), 2);
+        assert_eq!(loaded.files.patterns, [directory.join("routes-*.yaml")]);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }

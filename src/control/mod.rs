@@ -15,6 +15,7 @@ pub mod plan;
 pub mod port_holder;
 pub mod reload;
 pub mod run;
+pub mod schemas;
 pub mod serve;
 pub mod signals;
 pub mod source;

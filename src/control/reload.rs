@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flume::{Receiver, RecvTimeoutError, Sender};
 
-use super::load::{self, Outcome, Source};
+use super::load::{self, Files, Outcome, Source};
 use super::source::file::{self, Look, Watch};
 use crate::snapshot::Snapshot;
 use crate::upstream::names::Names;
@@ -120,21 +120,24 @@ impl Helper {
         let outcome = load::load(&self.source, epoch, Some((&self.current, self.digest)), &self.names);
         match &outcome {
             Outcome::Ready(loaded) => {
-                self.watch.follow(loaded.files.clone(), loaded.directories.clone());
+                self.watch.follow(loaded.files.clone());
                 let before = std::mem::replace(&mut self.current, loaded.snapshot.clone());
                 self.before = Some((before, std::mem::replace(&mut self.digest, loaded.digest)));
                 self.waiting = true;
             }
             // What was mended may lie in a file that only the broken version names.
-            Outcome::Broken(broken) => self.watch.follow(merge(&self.watch, &broken.files), self.watch.directories().to_vec()),
+            Outcome::Broken(broken) => self.watch.follow(merge(self.watch.files(), &broken.files)),
             Outcome::Unchanged => {}
         }
         Notice { outcome, asked }
     }
 }
 
-fn merge(watch: &Watch, files: &[PathBuf]) -> Vec<PathBuf> {
-    let mut merged = watch.files().to_vec();
-    merged.extend(files.iter().filter(|file| !watch.files().contains(file)).cloned());
-    merged
+fn merge(watched: &Files, more: &Files) -> Files {
+    let join = |one: &[PathBuf], other: &[PathBuf]| {
+        let mut joined = one.to_vec();
+        joined.extend(other.iter().filter(|path| !one.contains(path)).cloned());
+        joined
+    };
+    Files { files: join(&watched.files, &more.files), patterns: join(&watched.patterns, &more.patterns) }
 }

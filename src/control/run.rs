@@ -14,7 +14,7 @@ use super::api;
 use super::bind::{BindError, bind_control};
 use super::fleet::{Fleet, Seat};
 use super::listeners::{self, Change, Listeners};
-use super::load::{self, Loaded, Outcome, Source};
+use super::load::{self, Files, Loaded, Outcome, Source};
 use super::log_writer::LogWriter;
 use super::names::Resolving;
 use super::plan::{self, Plan};
@@ -71,9 +71,9 @@ pub fn run(source: Source) -> Result<(), Failure> {
     // Until the coordinator's own thread serves: every thread made before then leaves signals to it.
     let blocked = host::SignalsBlocked::new();
     let names = Arc::new(Names::default());
-    let mut watch = Watch::new(files_of(&source), Vec::new());
+    let mut watch = Watch::new(files_of(&source));
     let loaded = first_load(&source, &names)?;
-    watch.follow(loaded.files.clone(), loaded.directories.clone());
+    watch.follow(loaded.files.clone());
     start_log(&loaded)?;
 
     let runtime = Builder::new_current_thread()
@@ -103,9 +103,9 @@ pub fn run(source: Source) -> Result<(), Failure> {
     };
     let published = Arc::new(Published::new(loaded.snapshot.clone()));
     let (fleet, threads, events) = start_workers(&plan, &gateway, &published, &log)?;
-    let Loaded { snapshot, model, digest, took, .. } = loaded;
+    let Loaded { snapshot, digest, took, .. } = loaded;
     let reloads = Reloads { good: true, last_good: clock::wall(), compile: took, ..Reloads::default() };
-    let shared = Arc::new(Shared::new(fleet, snapshot.epoch, gateway, model, reloads));
+    let shared = Arc::new(Shared::new(fleet, snapshot.epoch, gateway, snapshot.model.clone(), reloads));
     let (notices, results) = flume::bounded(1);
     let helper = Helper::new(source, names, watch, snapshot.clone(), digest)
         .start(notices)
@@ -145,11 +145,12 @@ async fn report(server: impl Future<Output = std::io::Result<()>>, what: &str) {
 }
 
 /// Files to look at before anything is known of includes.
-fn files_of(source: &Source) -> Vec<std::path::PathBuf> {
-    match source {
+fn files_of(source: &Source) -> Files {
+    let files = match source {
         Source::File(path) => vec![path.clone()],
         Source::Stdin(_) => Vec::new(),
-    }
+    };
+    Files { files, patterns: Vec::new() }
 }
 
 fn first_load(source: &Source, names: &Names) -> Result<Loaded, Failure> {
@@ -167,14 +168,9 @@ fn start_log(loaded: &Loaded) -> Result<(), Failure> {
         let path = conf.path.as_deref().unwrap_or(Path::new(""));
         Failure::configuration(format!("error: cannot open error_log {}: {error}", path.display()))
     })?;
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = panic.payload_as_str().unwrap_or("(no message)");
-        crate::limited!(error, "panic in thread {} at {place}: {text}", thread.name().unwrap_or("?"));
-    }));
-    if !loaded.warnings.human.is_empty() {
-        loaded.warnings.human.trim_end().split("\n\n").for_each(|warning| tracing::warn!("{warning}"));
+    worker::guard::name_panics();
+    if !loaded.warnings.is_empty() {
+        tracing::warn!("the configuration has warnings:\n{}", loaded.warnings.human.trim_end());
     }
     Ok(())
 }
@@ -198,7 +194,7 @@ impl Opened {
         if let Some(address) = gateway.control.filter(|address| !address.ip().is_loopback()) {
             tracing::warn!("the Control API listens on {address}: it asks nobody who he is; keep others away from it");
         }
-        let exporter = super::metrics::apisix::export_address(loaded.model.plugin_attr.get("prometheus"))
+        let exporter = super::metrics::apisix::export_address(loaded.snapshot.model.plugin_attr.get("prometheus"))
             .map_err(|why| Failure::configuration(format!("error: plugin_attr.prometheus.export_addr: {why}")))?
             .filter(|address| Some(*address) != gateway.control);
         let exporter = exporter.map(bind_control).transpose().map_err(refuse)?;

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use tokio::sync::{Notify, watch};
 
 use super::listeners::{Change, Listeners};
-use super::load::{Loaded, Outcome, Text};
+use super::load::{Files, Loaded, Outcome, Text};
 use super::log_writer::LogWriter;
 use super::notify::notify;
 use super::reload::{Notice, Order};
@@ -187,7 +187,7 @@ impl Coordinator {
                 Ok(change) => Some(self.publish(*loaded, change)),
                 Err(error) => {
                     let human = format!("error: {error}");
-                    self.refuse(&Text { json: Json::String(error.to_string()), human, files: Vec::new() });
+                    self.refuse(&Text { json: Json::String(error.to_string()), human, files: Files::default() });
                     let _ = self.helper.send(Order::Done { published: false });
                     let _ = self.helper.send(Order::Drop(Box::new(loaded)));
                     None
@@ -220,14 +220,17 @@ impl Coordinator {
         let epoch = loaded.snapshot.epoch;
         let shared = self.shared.clone();
         let before = (self.published.current(), shared.model());
+        let model = loaded.snapshot.model.clone();
         if !shared.reloads().good {
             tracing::info!("the configuration is good again");
         }
         warn_of_fixed_settings(&shared.gateway(), &loaded.gateway);
-        loaded.warnings.human.trim_end().split("\n\n").filter(|text| !text.is_empty()).for_each(|text| tracing::warn!("{text}"));
+        if !loaded.warnings.is_empty() {
+            tracing::warn!("the configuration has warnings:\n{}", loaded.warnings.human.trim_end());
+        }
         let since = Instant::now();
         self.published.publish(loaded.snapshot);
-        shared.note_epoch(epoch, loaded.gateway.clone(), loaded.model);
+        shared.note_epoch(epoch, loaded.gateway.clone(), model);
         shared.fleet.broadcast(|| Message::Epoch);
         self.listeners.apply(change, &shared.fleet);
         shared.note_listeners(self.listeners.states());

@@ -14,6 +14,7 @@ use axum::routing::get;
 use serde_json::{Value as Json, json};
 
 use super::metrics::{self, Exposition, apisix};
+use super::schemas;
 use super::status::Shared;
 use crate::config::model::Model;
 
@@ -54,7 +55,7 @@ pub async fn serve(socket: TcpListener, shared: Arc<Shared>) -> std::io::Result<
             }),
         )
         .route("/v1/healthcheck", get(async || answer(StatusCode::OK, &json!([]))))
-        .route("/v1/schema", get(async || answer(StatusCode::OK, &resources::schema())))
+        .route("/v1/schema", get(async || answer(StatusCode::OK, &schemas::control())))
         .route("/v1/ringway", get(async |shared: State<Arc<Shared>>| answer(StatusCode::OK, &shared.page())));
     if uri.starts_with('/') && uri != "/metrics" {
         router = router.route(&literal(&uri), get(render));

@@ -51,11 +51,6 @@ pub fn plugin_metadata(model: &Model, name: &str) -> Option<Json> {
     Some(value)
 }
 
-/// Schemas of the resources and plugins.
-pub fn schema() -> Json {
-    json!({"main": {}, "plugins": {}})
-}
-
 fn node(directory: &str, id: &str, value: Json) -> Json {
     json!({"key": format!("/{directory}/{id}"), "value": value, "has_domain": has_domain(&value)})
 }

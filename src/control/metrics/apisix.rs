@@ -141,12 +141,12 @@ mod tests {
     fn series_of_two_workers_are_added_up_by_their_labels() {
         let counter = |code: &str, value| Sample {
             family: "http_status",
-            labels: vec![("code".to_string(), code.to_string()), ("route".to_string(), "1".to_string())],
+            labels: vec![("code".into(), code.to_string()), ("route".into(), "1".to_string())],
             value: SampleValue::Counter(value),
         };
         let histogram = |counts: Vec<u64>, sum| Sample {
             family: "http_latency",
-            labels: vec![("type".to_string(), "request".to_string())],
+            labels: vec![("type".into(), "request".to_string())],
             value: SampleValue::Histogram(counts, sum),
         };
         let attributes = Attributes { buckets: vec![1.0, 5.0], ..Attributes::read(None) };

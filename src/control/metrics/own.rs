@@ -60,8 +60,7 @@ pub fn pools<'a>(page: &mut Exposition, reports: impl Iterator<Item = &'a Report
         *sums.entry(node).or_default() += idle;
     }
     for (node, idle) in sums {
-        let labels = [("node", node)];
-        page.number("ringway_pool_idle", Kind::Gauge, "Idle pooled connections per node.", &labels, idle as f64);
+        page.number("ringway_pool_idle", Kind::Gauge, "Idle pooled connections per node.", &[("node", node)], idle as f64);
     }
 }
 

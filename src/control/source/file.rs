@@ -6,18 +6,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::raw::glob;
+use crate::control::load::Files;
+
 /// Time between two looks at files that rest.
 pub const POLL: Duration = Duration::from_secs(1);
 /// Time between two looks at files that just changed; two equal looks make a change settled.
 pub const QUIET: Duration = Duration::from_millis(200);
-/// Names of one directory that are remembered.
-const NAMES_MAX: usize = 65_536;
 
 /// The files of a configuration and how they looked when it was read.
 #[derive(Debug)]
 pub struct Watch {
-    files: Vec<PathBuf>,
-    directories: Vec<PathBuf>,
+    files: Files,
     applied: Vec<Stamp>,
     pending: Option<Vec<Stamp>>,
 }
@@ -44,43 +44,37 @@ enum Stamp {
         modified: (i64, i64),
         changed: (i64, i64),
     },
-    /// Names of the configuration files in a directory that `include:` looked into.
+    /// Files that a pattern of `include:` finds.
     Names(Vec<PathBuf>),
     Missing,
 }
 
 impl Watch {
-    /// Watches files, and the directories of included ones for names that come and go. Take it *before* reading the files: what
+    /// Watches files, and the patterns of `include:` for names that come and go. Take it *before* reading the files: what
     /// is written meanwhile is then seen as a change.
-    pub fn new(files: Vec<PathBuf>, directories: Vec<PathBuf>) -> Self {
-        let mut watch = Self { files, directories, applied: Vec::new(), pending: None };
+    pub fn new(files: Files) -> Self {
+        let mut watch = Self { files, applied: Vec::new(), pending: None };
         watch.applied = watch.stamps();
         watch
     }
 
-    /// Files that are watched.
-    pub fn files(&self) -> &[PathBuf] {
+    /// What is watched.
+    pub fn files(&self) -> &Files {
         &self.files
     }
 
-    /// Directories that are watched.
-    pub fn directories(&self) -> &[PathBuf] {
-        &self.directories
-    }
-
-    /// Watches another set of files from now on. Stamps of files that stay are kept as they are, so that nothing written since
-    /// they were read is missed.
-    pub fn follow(&mut self, files: Vec<PathBuf>, directories: Vec<PathBuf>) {
-        if self.files == files && self.directories == directories {
+    /// Watches another set of files from now on. Stamps of files that stay are kept as they are, so that nothing written
+    /// since they were read is missed.
+    pub fn follow(&mut self, files: Files) {
+        if self.files == files {
             return;
         }
-        let before: Vec<(PathBuf, Stamp)> =
-            self.files.drain(..).chain(self.directories.drain(..)).zip(self.applied.drain(..)).collect();
-        self.files = files;
-        self.directories = directories;
+        let old = std::mem::replace(&mut self.files, files);
+        let paths = old.files.into_iter().chain(old.patterns);
+        let before: Vec<(PathBuf, Stamp)> = paths.zip(self.applied.drain(..)).collect();
         let fresh = self.stamps();
         let kept = |path: &PathBuf| before.iter().find(|(old, _)| old == path).map(|(_, stamp)| stamp.clone());
-        let paths = self.files.iter().chain(&self.directories);
+        let paths = self.files.files.iter().chain(&self.files.patterns);
         self.applied = paths.zip(fresh).map(|(path, stamp)| kept(path).unwrap_or(stamp)).collect();
         self.pending = None;
     }
@@ -108,8 +102,8 @@ impl Watch {
     }
 
     fn stamps(&self) -> Vec<Stamp> {
-        let files = self.files.iter().map(|path| file_stamp(path));
-        files.chain(self.directories.iter().map(|path| directory_stamp(path))).collect()
+        let files = self.files.files.iter().map(|path| file_stamp(path));
+        files.chain(self.files.patterns.iter().map(|path| pattern_stamp(path))).collect()
     }
 }
 
@@ -126,13 +120,8 @@ fn file_stamp(path: &Path) -> Stamp {
     }
 }
 
-fn directory_stamp(path: &Path) -> Stamp {
-    let Ok(entries) = fs::read_dir(path) else { return Stamp::Missing };
-    let is_configuration = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml" || ext == "json");
-    let mut names: Vec<PathBuf> =
-        entries.flatten().map(|entry| PathBuf::from(entry.file_name())).filter(is_configuration).take(NAMES_MAX).collect();
-    names.sort_unstable();
-    Stamp::Names(names)
+fn pattern_stamp(pattern: &Path) -> Stamp {
+    glob::expand(pattern).map_or(Stamp::Missing, Stamp::Names)
 }
 
 #[cfg(test)]
@@ -156,6 +145,10 @@ mod tests {
         }
     }
 
+    fn only(path: &Path) -> Files {
+        Files { files: vec![path.to_path_buf()], patterns: Vec::new() }
+    }
+
     fn settled(watch: &mut Watch) -> bool {
         assert_eq!(watch.look(), Look::Settling);
         watch.look() == Look::Changed && watch.look() == Look::Same
@@ -166,7 +159,7 @@ mod tests {
         let directory = Directory::new("rewrite");
         let file = directory.0.join("ringway.yaml");
         fs::write(&file, "a: 1").unwrap();
-        let mut watch = Watch::new(vec![file.clone()], Vec::new());
+        let mut watch = Watch::new(only(&file));
         assert_eq!(watch.look(), Look::Same);
         // Within the same second; the clock of a file system may only tick every few milliseconds.
         let before = fs::metadata(&file).unwrap().modified().unwrap();
@@ -181,7 +174,7 @@ mod tests {
         let directory = Directory::new("settle");
         let file = directory.0.join("ringway.yaml");
         fs::write(&file, "a").unwrap();
-        let mut watch = Watch::new(vec![file.clone()], Vec::new());
+        let mut watch = Watch::new(only(&file));
         fs::write(&file, "ab").unwrap();
         assert_eq!(watch.look(), Look::Settling);
         fs::write(&file, "abc").unwrap();
@@ -194,7 +187,7 @@ mod tests {
         let directory = Directory::new("rename");
         let file = directory.0.join("ringway.yaml");
         fs::write(&file, "a: 1").unwrap();
-        let mut watch = Watch::new(vec![file.clone()], Vec::new());
+        let mut watch = Watch::new(only(&file));
         fs::write(directory.0.join("new"), "a: 1").unwrap();
         fs::rename(directory.0.join("new"), &file).unwrap();
         assert!(settled(&mut watch));
@@ -212,7 +205,7 @@ mod tests {
         }
         symlink("..1", directory.0.join("..data")).unwrap();
         symlink("..data/ringway.yaml", directory.0.join("ringway.yaml")).unwrap();
-        let mut watch = Watch::new(vec![directory.0.join("ringway.yaml")], Vec::new());
+        let mut watch = Watch::new(only(&directory.0.join("ringway.yaml")));
         symlink("..2", directory.0.join("..data_tmp")).unwrap();
         fs::rename(directory.0.join("..data_tmp"), directory.0.join("..data")).unwrap();
         assert!(settled(&mut watch));
@@ -222,12 +215,13 @@ mod tests {
     fn a_new_file_beside_an_included_one_is_seen_and_other_names_are_not() {
         let directory = Directory::new("include");
         fs::write(directory.0.join("a.yaml"), "").unwrap();
-        let mut watch = Watch::new(vec![directory.0.join("a.yaml")], vec![directory.0.clone()]);
+        let patterns = vec![directory.0.join("*.yaml")];
+        let mut watch = Watch::new(Files { files: vec![directory.0.join("a.yaml")], patterns: patterns.clone() });
         fs::write(directory.0.join(".b.yaml.swp"), "").unwrap();
         assert_eq!(watch.look(), Look::Same);
         fs::write(directory.0.join("b.yaml"), "").unwrap();
         assert!(settled(&mut watch));
-        watch.follow(vec![directory.0.join("a.yaml"), directory.0.join("b.yaml")], vec![directory.0.clone()]);
+        watch.follow(Files { files: vec![directory.0.join("a.yaml"), directory.0.join("b.yaml")], patterns });
         assert_eq!(watch.look(), Look::Same);
         fs::write(directory.0.join("b.yaml"), "b: 1").unwrap();
         assert!(settled(&mut watch));

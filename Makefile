@@ -1,0 +1,37 @@
+# `make run` builds the gateway and runs it on a real example; `make test` passes all the tests. Both install what they need.
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help setup run test build check fmt lint bench clean
+
+help:          ## what there is
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup:
+	@.ci/setup
+
+run: setup     ## run the gateway on examples/quickstart.yaml, with a small upstream to talk to
+	cargo build --profile quick -p ringway -p bench-harness
+	@.ci/demo
+
+test: setup    ## all tests, on both drivers
+	cargo test --workspace
+
+build: setup   ## the release binary: target/release/ringway
+	cargo build --release
+
+check: setup   ## types only
+	cargo check --workspace --all-targets
+
+fmt:           ## format
+	cargo fmt --all
+
+lint: setup    ## clippy, warnings denied
+	cargo clippy --workspace --all-targets -- -D warnings
+
+bench: setup   ## the gateway beside nginx and HAProxy (docs/performance.md)
+	cargo build --release --workspace
+	target/release/bench-harness compare
+
+clean:         ## build output
+	cargo clean

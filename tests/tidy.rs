@@ -48,6 +48,9 @@ fn unfinished() -> [String; 5] {
     [word("TO", "DO"), word("FIX", "ME"), word("XX", "X"), word("to", "do!("), word("unimple", "mented!(")]
 }
 
+/// Files that are tables: their rows may be as long as they must.
+const TABLES: &[(&str, &str)] = &[("src/proto/message/reason.rs", "one reason, one row")];
+
 struct Source {
     path: String,
     lines: Vec<String>,
@@ -113,7 +116,8 @@ fn sizes(source: &Source, faults: &mut String) {
         );
     }
     for (at, line) in source.lines.iter().enumerate() {
-        if line.chars().count() > COLUMNS {
+        let table = TABLES.iter().any(|(path, _)| source.path == *path);
+        if line.chars().count() > COLUMNS && !table {
             tell(faults, source, at, &format!("longer than {COLUMNS} columns"));
         }
     }

@@ -55,3 +55,5 @@ pub const LARGE_BODY_BYTES: u64 = 64 * 1024;
 pub const OWN_FIELDS_BYTES: usize = 1024;
 /// Series of the prometheus plugin per worker; further ones are counted under one that names no route.
 pub const SERIES_MAX: usize = 50_000;
+/// Descriptors that connections leave to logs, listeners, the control plane and resolvers.
+pub const DESCRIPTORS_KEPT: usize = 256;

@@ -77,7 +77,8 @@ fn bounds(least: i64, most: i64) -> Json {
 /// The settings as a page: docs/reference/configuration.md.
 pub fn reference_markdown() -> String {
     let mut page = String::from(
-        "# Configuration reference\n\nMade by `ringway schema --markdown` out of the table that `ringway check` checks with; do not edit.\n\
+        "# Configuration reference\n\nMade by `ringway schema --markdown` out of the table that `ringway check`\n\
+         checks with; do not edit.\n\
          Objects marked open take keys that are not listed; all others refuse them.\n",
     );
     let mut done: Vec<&str> = Vec::new();

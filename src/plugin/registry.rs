@@ -103,8 +103,8 @@ pub fn schemas() -> Vec<(String, Json)> {
 /// docs/reference/plugins.md.
 pub fn reference_markdown() -> String {
     let mut page = String::from(
-        "# Plugin reference\n\nMade by `ringway schema --plugins-markdown` out of the plugins' own tables; do not edit. Every plugin also takes `_meta` \
-         (`disable`, `priority`, `filter`, `error_response`).\n",
+        "# Plugin reference\n\nMade by `ringway schema --plugins-markdown` out of the plugins' own tables; do not edit.\n\
+         Every plugin also takes `_meta` (`disable`, `priority`, `filter`, `error_response`).\n",
     );
     for registered in ALL {
         page.push_str(&format!(

@@ -45,15 +45,36 @@ pub trait Home {
 /// One epoch as a worker holds it. A request keeps the view it began with.
 pub struct View {
     /// The epoch.
-    pub snapshot: Arc<Snapshot>,
+    pub snapshot: Held,
     /// Chains merged with a consumer's plugins, by route slot and consumer; made on first use.
     pub merged: RefCell<HashMap<(u32, usize), Rc<Merged>>>,
-    home: Rc<dyn Home>,
 }
 
-impl Drop for View {
+/// A snapshot that goes home when it is let go: a worker never frees one, which takes long for a large one.
+pub struct Held(Option<Arc<Snapshot>>, Rc<dyn Home>);
+
+impl std::ops::Deref for Held {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        match &self.0 {
+            Some(snapshot) => snapshot,
+            None => unreachable!("a held snapshot is taken out by dropping alone"),
+        }
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
-        self.home.returned(self.snapshot.clone());
+        if let Some(snapshot) = self.0.take() {
+            self.1.returned(snapshot);
+        }
+    }
+}
+
+impl View {
+    fn new(snapshot: Arc<Snapshot>, home: Rc<dyn Home>) -> Self {
+        Self { snapshot: Held(Some(snapshot), home), merged: RefCell::default() }
     }
 }
 
@@ -72,7 +93,7 @@ impl Core {
         home: Rc<dyn Home>,
         log_sender: Option<flume::Sender<Vec<u8>>>,
     ) -> Self {
-        let view = View { snapshot: published.current(), merged: RefCell::default(), home: home.clone() };
+        let view = View::new(published.current(), home.clone());
         home.took(view.snapshot.epoch);
         Self {
             index,
@@ -95,7 +116,7 @@ impl Core {
         if current.snapshot.epoch != self.published.epoch() {
             let snapshot = self.published.current();
             let epoch = snapshot.epoch;
-            *current = Rc::new(View { snapshot, merged: RefCell::default(), home: self.home.clone() });
+            *current = Rc::new(View::new(snapshot, self.home.clone()));
             self.home.took(epoch);
         }
         current.clone()

@@ -89,7 +89,7 @@ impl<'e> Exchange<'e> {
             self.core.counters.retries.add(u64::from(tried.count() > 1));
             self.before_proxy(ctx).await?;
             let error = match self.try_node(ctx, spec, picked, websocket, deadlines).await {
-                Ok(up) => return Ok((picked, up)),
+                Ok(reached) => return Ok(reached),
                 Err(error) => error,
             };
             if error.side == Side::Downstream {
@@ -136,18 +136,22 @@ impl<'e> Exchange<'e> {
     async fn try_node(
         &mut self,
         ctx: &mut Ctx<'e>,
-        spec: &Spec,
-        picked: Picked,
+        spec: &'e Arc<Spec>,
+        mut picked: Picked,
         websocket: bool,
         deadlines: &Deadlines,
-    ) -> Result<Connection, Error> {
+    ) -> Result<(Picked, Connection), Error> {
         let started = clock::now();
         let mut pooled = self.core.pools.borrow_mut().take(picked.pool);
         loop {
             let was_pooled = pooled.is_some();
             let mut up = match pooled.take() {
                 Some(up) => up,
-                None => self.connect(ctx, picked, started, deadlines).await?,
+                None => {
+                    let (at, up) = self.connect_any(ctx, spec, picked, deadlines).await?;
+                    picked = at;
+                    up
+                }
             };
             let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
             let sent_before = up.stream.sent();
@@ -164,7 +168,7 @@ impl<'e> Exchange<'e> {
             let mut error = match result {
                 Ok(()) => {
                     ctx.tries.push(note);
-                    return Ok(up);
+                    return Ok((picked, up));
                 }
                 Err(error) => error,
             };
@@ -181,6 +185,32 @@ impl<'e> Exchange<'e> {
                 ctx.tries.push(note);
             }
             return Err(error);
+        }
+    }
+
+    /// Connects to the picked address, or where it can't be reached to the node's other ones.
+    async fn connect_any(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &'e Arc<Spec>,
+        mut picked: Picked,
+        deadlines: &Deadlines,
+    ) -> Result<(Picked, Connection), Error> {
+        let mut left = limits::TRIES_MAX;
+        loop {
+            let started = clock::now();
+            let error = match self.connect(ctx, picked, started, deadlines).await {
+                Ok(up) => return Ok((picked, up)),
+                Err(error) => error,
+            };
+            let mut pools = self.core.pools.borrow_mut();
+            let mut upstreams = self.core.upstreams.borrow_mut();
+            let Some(state) = upstreams.of(spec, &mut pools, self.core.index) else { return Err(error) };
+            left = left.min(state.addresses_of(picked.node)).saturating_sub(1);
+            match state.next_address(picked).filter(|_| left > 0) {
+                Some(next) => picked = next,
+                None => return Err(error),
+            }
         }
     }
 

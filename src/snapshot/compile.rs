@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value as Json;
 
 use super::{ConsumerLayer, Route, Snapshot, Target};
+use crate::base::limits;
 use crate::config::Loaded;
 use crate::config::gateway::Gateway;
 use crate::config::model::{self, Id, Model, NodeHost, Plugins};
 use crate::config::report::{Report, Severity};
+use crate::net::host;
 use crate::plugin::chain::{Chain, Environment, Layer, Merged, PlacedFault, Source};
 use crate::plugin::consumers::{Consumers, Identity, KEY_ATTRIBUTES};
 use crate::plugin::ctx::RouteInfo;
@@ -69,7 +71,7 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
         table,
         reads_forwarded: reads_forwarded(&model),
         reads_captures: reads_captures(&routes, &global, log.as_ref()),
-        connection_limit: gateway.limits.connections.unwrap_or(usize::MAX),
+        connection_limit: connection_limit(&gateway),
         upstream_slots: upstreams.iter().map(|spec| spec.slot).collect::<HashSet<u32>>(),
         gateway: Arc::new(gateway),
         routes,
@@ -82,6 +84,16 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
         model,
     };
     Ok(Compiled { snapshot: Arc::new(snapshot), report })
+}
+
+/// `limits.connections`, or as many as descriptors allow when each client has an upstream connection of its own.
+fn connection_limit(gateway: &Gateway) -> usize {
+    let auto = || {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = gateway.workers.count.or(gateway.workers.cpus.as_ref().map(Vec::len)).unwrap_or(cpus).max(1);
+        usize::try_from(host::descriptors().soft).unwrap_or(usize::MAX).saturating_sub(limits::DESCRIPTORS_KEPT) / 2 / workers
+    };
+    gateway.limits.connections.unwrap_or_else(auto).max(1)
 }
 
 fn by_id(snapshot: &Snapshot) -> HashMap<Id, Arc<Route>> {

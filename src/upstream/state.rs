@@ -149,6 +149,17 @@ impl State {
         None
     }
 
+    /// The next address of a picked node, for a name that has several: one may be dead while another serves.
+    pub fn next_address(&mut self, picked: Picked) -> Option<Picked> {
+        let node = usize::from(picked.node);
+        self.endpoints.get_mut(node)?.next(node).filter(|next| next.address != picked.address)
+    }
+
+    /// Addresses of a node.
+    pub fn addresses_of(&self, node: u16) -> usize {
+        self.endpoints.get(usize::from(node)).map_or(0, |endpoint| endpoint.addresses.len())
+    }
+
     /// True if no node has an address.
     pub fn is_empty(&self) -> bool {
         self.endpoints.iter().all(|endpoint| endpoint.addresses.is_empty())

@@ -88,7 +88,7 @@ pub enum Event {
     Ready {
         /// Which worker.
         worker: u16,
-        /// Driver and ring flags taken, for the start's message and `status`, for example `io_uring (SINGLE_ISSUER|DEFER_TASKRUN)`.
+        /// Driver and ring flags taken, for the start's message and `status`: `io_uring (SINGLE_ISSUER|DEFER_TASKRUN)`.
         driver: String,
     },
     /// The worker could not start.

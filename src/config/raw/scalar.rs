@@ -8,9 +8,9 @@ pub fn resolve(text: &str) -> (Kind, Option<&'static str>) {
         "" | "~" | "null" | "Null" | "NULL" => return (Kind::Null, None),
         "true" | "True" | "TRUE" => return (Kind::Bool(true), None),
         "false" | "False" | "FALSE" => return (Kind::Bool(false), None),
-        "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return (Kind::Bool(true), Some("is read as true; quote it to mean text")),
+        "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return (Kind::Bool(true), None),
         "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
-            return (Kind::Bool(false), Some("is read as false; quote it to mean text"));
+            return (Kind::Bool(false), None);
         }
         ".inf" | ".Inf" | ".INF" | "+.inf" => return (Kind::Float(f64::INFINITY), None),
         "-.inf" | "-.Inf" | "-.INF" => return (Kind::Float(f64::NEG_INFINITY), None),

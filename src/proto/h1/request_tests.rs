@@ -150,7 +150,8 @@ fn persistence_and_upgrades() {
     assert!(!keeps(&get("Connection: x, Close\r\n")));
     assert!(!keeps("GET / HTTP/1.0\r\nHost: a\r\n\r\n"));
     assert!(keeps("GET / HTTP/1.0\r\nHost: a\r\nConnection: Keep-Alive\r\n\r\n"));
-    let socket = "Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let socket = "Connection: Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     assert!(parse_bytes(get(socket).as_bytes()).0.upgrades_websocket);
     assert!(!parse_bytes(get(&socket.replace("13", "12")).as_bytes()).0.upgrades_websocket);
     assert!(!parse_bytes(get(&socket.replace("WebSocket\r", "h2c\r")).as_bytes()).0.upgrades_websocket);

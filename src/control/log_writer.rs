@@ -157,7 +157,7 @@ fn write_patiently(out: &mut File, mut rest: &[u8], stop: &AtomicBool) -> io::Re
                 if progress.elapsed() > STALL || stop.load(Ordering::Acquire) {
                     return Err(error);
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                pause();
             }
             Err(error) => return Err(error),
         }
@@ -180,6 +180,12 @@ fn was_moved(out: &File, path: &Path) -> bool {
     }
     let Ok(ours) = out.metadata() else { return false };
     std::fs::metadata(path).map_or(true, |there| (there.dev(), there.ino()) != (ours.dev(), ours.ino()))
+}
+
+/// A moment for a pipe's reader; the writer's thread has nothing else to do.
+#[expect(clippy::disallowed_methods, reason = "the log writer has a thread of its own")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 #[cfg(test)]

@@ -95,6 +95,7 @@ pub fn carrier() -> Carrier {
 }
 
 /// Starts a task. A panic in it ends that task alone; it is counted and handed to the panic hook, which logs its place.
+#[expect(clippy::disallowed_methods, reason = "this is the wrapper that others are to use")]
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     drop(monoio::spawn(Guarded(future)));
 }

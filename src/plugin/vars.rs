@@ -143,7 +143,7 @@ impl Ctx<'_> {
         };
         let sum = |of: &dyn Fn(&Try) -> Duration| {
             let total: Duration = self.tries.iter().map(of).sum();
-            (!self.tries.is_empty()).then(|| Value::Float(total.as_secs_f64()))
+            (!self.tries.is_empty()).then_some(Value::Float(total.as_secs_f64()))
         };
         match name {
             Named::UpstreamAddr => list(&|tried, out| write_node(tried, out)),

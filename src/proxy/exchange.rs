@@ -139,7 +139,8 @@ impl<'e> Exchange<'e> {
     async fn request_phases(&mut self, ctx: &mut Ctx<'e>) -> Option<Answer> {
         let route = self.route?;
         let global = &self.snapshot().global;
-        if !self.forwarded_applied && !(route.chain.is_empty() && global.is_empty()) {
+        let looked_at = !route.chain.is_empty() || !global.is_empty();
+        if looked_at && !self.forwarded_applied {
             self.forwarded_applied = prelude::forwarded(ctx, &self.snapshot().gateway, true);
         }
         if let Some(answer) = global.run(Phases::REWRITE, ctx).await {

@@ -1,12 +1,12 @@
 //! How an exchange ended: exactly one reason out of a closed list, set where the fault is seen.
 
 macro_rules! reasons {
-    ($($variant:ident = $name:literal: $what:literal,)*) => {
+    ($($(#[$mark:meta])* $variant:ident = $name:literal: $what:literal,)*) => {
         /// Why an exchange ended as it did: who failed, doing what.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Reason {
-            $(#[doc = $what] $variant,)*
+            $(#[doc = $what] $(#[$mark])* $variant,)*
         }
 
         impl Reason {
@@ -52,11 +52,6 @@ reasons! {
     UpgradeIdle = "upgrade_idle": "A WebSocket tunnel was silent for its timeout and was closed.",
     Overloaded = "overloaded": "A limit of connections or memory was reached; 503.",
     Draining = "draining": "The worker stopped and its drain deadline passed.",
+    #[default]
     Internal = "internal": "A fault of Ringway itself; 500. The error log has its place.",
-}
-
-impl Default for Reason {
-    fn default() -> Self {
-        Self::Internal
-    }
 }

@@ -142,3 +142,64 @@ pub fn append(decoder: &mut Decoder, framing: Framing, input: &[u8], out: &mut C
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::message::BodyShape;
+
+    /// What a lane hands out: room in front and behind.
+    fn received(bytes: &[u8]) -> Chunk {
+        let mut chunk = Chunk::with_capacity(bytes.len() + 64);
+        chunk.reserve_front(16);
+        assert!(chunk.append(bytes));
+        chunk
+    }
+
+    /// Reframes a body cut into pieces of `size`, and reads what came out with a decoder of its own.
+    fn through(body: &[u8], shape: BodyShape, framing: Framing, size: usize) -> (Vec<u8>, bool) {
+        let mut decoder = Decoder::new(shape);
+        let mut out = Vec::new();
+        let mut done = false;
+        for piece in body.chunks(size) {
+            let reframed = reframe(&mut decoder, framing, received(piece)).unwrap();
+            out.extend_from_slice(reframed.out.filled());
+            done |= reframed.done;
+        }
+        if framing == Framing::Plain {
+            return (out, done);
+        }
+        let mut reader = Decoder::new(BodyShape::Chunked);
+        let (mut data, mut at) = (Vec::new(), 0);
+        loop {
+            let step = reader.decode(&out[at..]).unwrap();
+            data.extend_from_slice(&out[at + step.skip..at + step.skip + step.data]);
+            at += step.skip + step.data;
+            if step.done || step.skip + step.data == 0 {
+                assert_eq!(step.done, done);
+                return (data, done);
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_come_out_as_they_went_in_however_they_are_cut() {
+        let mut body = Vec::new();
+        let mut data = Vec::new();
+        for n in [1_usize, 3, 15, 16, 17, 255, 256, 4000, 2, 70] {
+            let piece: Vec<u8> = (0..n).map(|at| (at * 7 + n) as u8).collect();
+            body.extend_from_slice(format!("{n:x};e=1\r\n").as_bytes());
+            body.extend_from_slice(&piece);
+            body.extend_from_slice(b"\r\n");
+            data.extend_from_slice(&piece);
+        }
+        body.extend_from_slice(b"0\r\n\r\n");
+        for size in (1..80).chain([100, 250, 1000, 5000, 100_000]) {
+            for framing in [Framing::Chunked, Framing::Plain] {
+                assert_eq!(through(&body, BodyShape::Chunked, framing, size), (data.clone(), true), "{size} {framing:?}");
+            }
+            assert_eq!(through(&data, BodyShape::Length(data.len() as u64), Framing::Plain, size), (data.clone(), true));
+            assert_eq!(through(&data, BodyShape::UntilClose, Framing::Chunked, size), (data.clone(), false), "{size}");
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! The real binary on ports the kernel gives, and scripted upstreams behind it. Whatever is started is stopped on drop.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The drivers to test: both, or epoll alone where the kernel forbids rings (said loudly).
+pub fn drivers() -> Vec<&'static str> {
+    let forbidden = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").is_ok_and(|flag| flag.trim() == "2");
+    if forbidden {
+        eprintln!("io_uring is forbidden by kernel.io_uring_disabled: only the epoll driver is tested");
+        return vec!["epoll"];
+    }
+    vec!["io_uring", "epoll"]
+}
+
+/// Polls until `condition` gives something.
+#[expect(clippy::disallowed_methods, reason = "the one place that waits between two looks")]
+pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5)); // between two looks
+    }
+}
+
+/// A port nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A directory of its own, removed on drop.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("ringway-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running gateway.
+pub struct Gateway {
+    pub address: SocketAddr,
+    pub control: SocketAddr,
+    pub scratch: Scratch,
+    child: Child,
+    driver: &'static str,
+    settings: String,
+}
+
+impl Gateway {
+    /// Starts with resources; `settings` are further lines of `gateway:` (two spaces in front).
+    pub fn start(driver: &'static str, settings: &str, resources: &str) -> Self {
+        let scratch = Scratch::new();
+        let (address, control): (SocketAddr, SocketAddr) =
+            (([127, 0, 0, 1], free_port()).into(), ([127, 0, 0, 1], free_port()).into());
+        let child = Command::new(env!("CARGO_BIN_EXE_ringway")).arg("version").stdout(Stdio::null()).spawn().unwrap();
+        let mut gateway = Self { address, control, scratch, child, driver, settings: settings.to_owned() };
+        gateway.child.wait().unwrap();
+        gateway.write(resources);
+        let errors = std::fs::File::create(gateway.scratch.0.join("stderr")).unwrap();
+        gateway.child = Command::new(env!("CARGO_BIN_EXE_ringway"))
+            .args(["run", "-c"])
+            .arg(gateway.scratch.0.join("ringway.yaml"))
+            .stdout(Stdio::null())
+            .stderr(errors)
+            .spawn()
+            .unwrap();
+        until("readiness", || {
+            let ready = http_get(gateway.control, "/status/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"));
+            assert!(gateway.child.try_wait().unwrap().is_none(), "the gateway ended: {}", gateway.stderr());
+            ready.then_some(())
+        });
+        gateway
+    }
+
+    fn write(&self, resources: &str) {
+        let log = self.scratch.0.join("access.log");
+        let text = format!(
+            "gateway:\n  workers: {{count: 1, driver: {}}}\n  control: {{address: \"{}\"}}\n  access_log: {{path: {}}}\n{}{}\n{resources}\n",
+            self.driver,
+            self.control,
+            log.display(),
+            if self.settings.contains("listeners:") {
+                String::new()
+            } else {
+                format!("  listeners: [{{address: \"{}\"}}]\n", self.address)
+            },
+            self.settings,
+        );
+        self.scratch.file("ringway.yaml", &text);
+    }
+
+    /// Writes other resources and waits until every worker serves them.
+    pub fn reload(&self, resources: &str) {
+        let before = self.epoch();
+        self.write(resources);
+        self.signal("HUP");
+        until("the new epoch", || (self.epoch() > before).then_some(()));
+    }
+
+    pub fn epoch(&self) -> u64 {
+        let answer = http_get(self.control, "/v1/ringway").unwrap_or_default();
+        let status: serde_json::Value =
+            serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap_or("null")).unwrap_or_default();
+        status["workers"][0]["epoch"].as_u64().unwrap_or(0)
+    }
+
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    pub fn wait_for_end(&mut self) -> std::process::ExitStatus {
+        until("the end", || self.child.try_wait().unwrap())
+    }
+
+    pub fn stderr(&self) -> String {
+        std::fs::read_to_string(self.scratch.0.join("stderr")).unwrap_or_default()
+    }
+
+    /// The access log, once it has this many lines.
+    pub fn log(&self, lines: usize) -> Vec<serde_json::Value> {
+        until("the access log", || {
+            let text = std::fs::read_to_string(self.scratch.0.join("access.log")).unwrap_or_default();
+            let parsed: Vec<_> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            (parsed.len() >= lines).then_some(parsed)
+        })
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request on a connection of its own.
+    pub fn ask(&self, request: &str) -> Answer {
+        let mut client = self.connect();
+        client.send(request.as_bytes());
+        client.answer()
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"))
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- gateway ({}):\n{}", self.driver, self.stderr());
+        }
+    }
+}
+
+fn http_get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// A page of the control address.
+pub fn control(gateway: &Gateway, path: &str) -> String {
+    http_get(gateway.control, path).unwrap()
+}
+
+/// A client's connection.
+pub struct Client {
+    pub stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// An answer taken apart.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+    /// The body ended as its framing says.
+    pub whole: bool,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (have, value) = line.split_once(':')?;
+            have.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _broken_pipe_shows_in_the_answer = self.stream.write_all(bytes);
+    }
+
+    fn more(&mut self) -> bool {
+        let mut buffer = [0; 65536];
+        match self.stream.read(&mut buffer) {
+            Ok(0) | Err(_) => false,
+            Ok(read) => {
+                self.buffer.extend_from_slice(&buffer[..read]);
+                true
+            }
+        }
+    }
+
+    fn line_end(&self, what: &[u8]) -> Option<usize> {
+        self.buffer.windows(what.len()).position(|window| window == what)
+    }
+
+    /// Raw bytes until `n` are there.
+    pub fn exactly(&mut self, n: usize) -> Vec<u8> {
+        while self.buffer.len() < n && self.more() {}
+        self.buffer.drain(..n.min(self.buffer.len())).collect()
+    }
+
+    /// True once the other side has closed (what it still sends is dropped).
+    pub fn is_closed(&mut self) -> bool {
+        while self.more() {}
+        true
+    }
+
+    pub fn answer(&mut self) -> Answer {
+        self.answer_to("GET")
+    }
+
+    pub fn answer_to(&mut self, method: &str) -> Answer {
+        let end = loop {
+            match self.line_end(b"\r\n\r\n") {
+                Some(end) => break end + 4,
+                None if self.more() => {}
+                None => return Answer { status: 0, head: String::new(), body: self.buffer.clone(), whole: false },
+            }
+        };
+        let head = String::from_utf8(self.buffer.drain(..end).collect()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut answer = Answer { status, head, body: Vec::new(), whole: true };
+        if method == "HEAD" || status < 200 || status == 204 || status == 304 {
+            return answer;
+        }
+        if answer.header("transfer-encoding") == Some("chunked") {
+            answer.whole = self.chunks(&mut answer.body);
+        } else if let Some(length) = answer.header("content-length").map(|length| length.parse().unwrap()) {
+            answer.body = self.exactly(length);
+            answer.whole = answer.body.len() == length;
+        } else {
+            while self.more() {}
+            answer.body = std::mem::take(&mut self.buffer);
+        }
+        answer
+    }
+
+    fn chunks(&mut self, body: &mut Vec<u8>) -> bool {
+        loop {
+            let end = loop {
+                match self.line_end(b"\r\n") {
+                    Some(end) => break end,
+                    None if self.more() => {}
+                    None => return false,
+                }
+            };
+            let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
+            let size = usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
+            if size == 0 {
+                return self.trailers();
+            }
+            let chunk = self.exactly(size + 2);
+            if chunk.len() < size + 2 {
+                return false;
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    }
+
+    /// Reads lines up to the empty one.
+    fn trailers(&mut self) -> bool {
+        loop {
+            match self.line_end(b"\r\n") {
+                Some(end) => {
+                    self.buffer.drain(..end + 2);
+                    if end == 0 {
+                        return true;
+                    }
+                }
+                None if self.more() => {}
+                None => return false,
+            }
+        }
+    }
+}
+
+/// An upstream whose every connection runs a script.
+pub struct Upstream {
+    pub port: u16,
+    pub connections: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    pub fn start(script: impl Fn(Peer) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (count, script) = (connections.clone(), Arc::new(script));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                count.fetch_add(1, Ordering::SeqCst);
+                let script = script.clone();
+                std::thread::spawn(move || script(Peer { client: Client::of(stream) }));
+            }
+        });
+        Self { port, connections }
+    }
+
+    /// Answers every request with what `answer` makes of it, on one connection after the other.
+    pub fn answering(answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::start(move |mut peer| {
+            while let Some(request) = peer.request() {
+                peer.send(&answer(&request));
+            }
+        })
+    }
+
+    /// Answers with what it was asked: the head as the body.
+    pub fn echoing() -> Self {
+        Self::answering(|request| ok(&[request.head.as_bytes(), &request.body].concat()))
+    }
+
+    pub fn nodes(&self) -> String {
+        format!("{{nodes: {{\"127.0.0.1:{}\": 1}}}}", self.port)
+    }
+}
+
+/// A 200 with a length.
+pub fn ok(body: &[u8]) -> Vec<u8> {
+    [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+}
+
+/// A request as an upstream got it.
+pub struct Request {
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+/// The gateway's connection as an upstream sees it.
+pub struct Peer {
+    pub client: Client,
+}
+
+impl Client {
+    fn of(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, buffer: Vec::new() }
+    }
+}
+
+impl Peer {
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.client.send(bytes);
+    }
+
+    pub fn request(&mut self) -> Option<Request> {
+        let client = &mut self.client;
+        let end = loop {
+            match client.line_end(b"\r\n\r\n") {
+                Some(end) => break end + 4,
+                None if client.more() => {}
+                None => return None,
+            }
+        };
+        let head = String::from_utf8(client.buffer.drain(..end).collect()).unwrap();
+        let lower = head.to_ascii_lowercase();
+        let mut body = Vec::new();
+        if lower.contains("transfer-encoding: chunked") {
+            client.chunks(&mut body);
+        } else if let Some(length) = lower.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()) {
+            body = client.exactly(length.parse().unwrap());
+        }
+        Some(Request { head, body })
+    }
+}
+
+/// Sum over bytes, to compare large bodies.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(7, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)))
+}
+
+/// Bytes that do not repeat soon.
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect()
+}

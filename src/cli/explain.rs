@@ -94,6 +94,7 @@ impl Explain {
             proxy_protocol: None,
             scheme: "http",
             requests: Cell::new(1),
+            peer_text: String::new(),
         };
         let mut ctx = Ctx::begin(&mut parts, &conn, &snapshot.consumers, clock::refresh());
         prelude::real_ip(&mut ctx, &snapshot.gateway.real_ip);

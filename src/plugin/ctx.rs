@@ -76,6 +76,8 @@ pub struct ConnInfo {
     pub scheme: &'static str,
     /// Requests served on it, this one included.
     pub requests: std::cell::Cell<u64>,
+    /// The peer's address as text, made with the connection; empty on a Unix socket.
+    pub peer_text: String,
 }
 
 /// What matched, as plugins, logs and metrics name it.
@@ -272,6 +274,15 @@ impl<'e> Ctx<'e> {
 }
 
 impl Ctx<'_> {
+    /// The client's address as text: nothing is formatted unless real-ip gave another one than the connection's.
+    pub fn remote_text(&self) -> std::borrow::Cow<'_, str> {
+        match self.remote_ip {
+            ip if ip == self.conn.peer.map(|peer| peer.ip()) && ip.is_some() => self.conn.peer_text.as_str().into(),
+            Some(ip) => ip.to_string().into(),
+            None => "unix:".into(),
+        }
+    }
+
     /// The response's body is dropped and `body` sent instead. Call in `header_filter`.
     pub fn replace_body(&mut self, body: Vec<u8>) {
         self.body_plan = BodyPlan::Replace(body);

@@ -147,6 +147,13 @@ impl<'a> Value<'a> {
                 out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes());
                 Ok(())
             }
+            Self::Float(number) if (0.0..1e15).contains(number) => {
+                let millis = (number * 1000.0).round() as u64;
+                let digit = |at: u64| b'0' + (millis / at % 10) as u8;
+                out.extend_from_slice(itoa::Buffer::new().format(millis / 1000).as_bytes());
+                out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
+                Ok(())
+            }
             Self::Float(number) => write!(out, "{number:.3}"),
             Self::Bool(value) => write!(out, "{value}"),
             Self::Ip(ip) => write!(out, "{ip}"),

@@ -4,7 +4,7 @@
 use crate::base::clock;
 use crate::config::gateway::LogFormat;
 use crate::config::nearest;
-use crate::plugin::{Ctx, time_iso8601};
+use crate::plugin::{Ctx, time_iso8601, time_local};
 use crate::proto::vars::{Named, Value, Var, Vars};
 
 /// A compiled format.
@@ -101,12 +101,36 @@ fn push_text(pieces: &mut Vec<Piece>, text: &str) {
 }
 
 fn write_var(ctx: &Ctx<'_>, var: &Var, out: &mut Vec<u8>) {
+    match var {
+        Var::Named(Named::TimeLocal) => return kept_time(time_local, out),
+        Var::Named(Named::TimeIso8601) => return kept_time(time_iso8601, out),
+        Var::Named(Named::RemoteAddr) => return out.extend_from_slice(ctx.remote_text().as_bytes()),
+        _ => {}
+    }
     match ctx.var(var) {
         Some(Value::Text(text)) if text.is_empty() => out.push(b'-'),
         Some(Value::Text(text)) => escape(&text, out),
         Some(value) => value.write(out),
         None => out.push(b'-'),
     }
+}
+
+/// A time to the second, made once a second per thread and form.
+fn kept_time(make: fn() -> Vec<u8>, out: &mut Vec<u8>) {
+    use std::cell::RefCell;
+    type Kept = (usize, u64, Vec<u8>);
+    thread_local! {
+        static KEPT: RefCell<[Kept; 2]> = const { RefCell::new([(0, 0, Vec::new()), (0, 0, Vec::new())]) };
+    }
+    let (form, second) = (make as usize, clock::unix_of(clock::now()).as_secs());
+    KEPT.with_borrow_mut(|kept| {
+        let place = usize::from(kept[0].0 != form && kept[0].0 != 0);
+        let (have, at, text) = &mut kept[place];
+        if *have != form || *at != second {
+            (*have, *at, *text) = (form, second, make());
+        }
+        out.extend_from_slice(text);
+    });
 }
 
 /// nginx's escaping: quotes, backslashes, controls and bytes above ASCII as `\xHH`.
@@ -129,10 +153,7 @@ fn json(ctx: &Ctx<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"time\":\"");
     write_time(out);
     out.extend_from_slice(b"\",\"remote_addr\":\"");
-    match ctx.remote_ip {
-        Some(ip) => Value::Ip(ip).write(out),
-        None => out.extend_from_slice(b"unix:"),
-    }
+    out.extend_from_slice(ctx.remote_text().as_bytes());
     out.push(b'"');
     text(out, "method", ctx.request.method_text());
     text(out, "host", &ctx.request.host);

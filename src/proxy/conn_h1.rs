@@ -150,6 +150,7 @@ async fn read_proxy_header(core: &Core, down: &mut Downstream, info: &mut ConnIn
             Ok(Parsed::Done { consumed, source, destination }) => {
                 info.proxy_protocol = source;
                 info.peer = source.or(info.peer);
+                info.peer_text = info.peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
                 info.local = destination.or(info.local);
                 received.consume(consumed);
                 down.put_back(received);

@@ -1,8 +1,6 @@
 //! The request as the upstream gets it: one pass over the fields into one chunk, hop-by-hop fields left out, ours put in.
 //! APISIX request.md §3.5 to §3.7.
 
-use std::io::Write;
-
 use crate::base::buf::Chunk;
 use crate::base::limits;
 use crate::config::gateway::Paths;
@@ -96,11 +94,9 @@ fn host(ctx: &Ctx<'_>, spec: &Spec, node: u16, out: &mut Chunk) {
 }
 
 fn forwarded(ctx: &Ctx<'_>, applied: bool, out: &mut Chunk) {
-    let mut address = [0_u8; 64];
-    let address = address_text(ctx, &mut address);
-    if !address.is_empty() {
-        emit::field(out, b"X-Real-IP", address);
-    }
+    let address = ctx.remote_text();
+    let address = address.as_bytes();
+    emit::field(out, b"X-Real-IP", address);
     put(out, b"X-Forwarded-For: ");
     let mut first = true;
     for value in ctx.request.fields.all_known(Known::XForwardedFor).filter(|value| !value.is_empty()) {
@@ -110,7 +106,7 @@ fn forwarded(ctx: &Ctx<'_>, applied: bool, out: &mut Chunk) {
         first = false;
         put(out, value);
     }
-    if !first && !address.is_empty() {
+    if !first {
         put(out, b", ");
     }
     put(out, address);
@@ -120,20 +116,5 @@ fn forwarded(ctx: &Ctx<'_>, applied: bool, out: &mut Chunk) {
         emit::field(out, b"X-Forwarded-Proto", own.proto);
         emit::field(out, b"X-Forwarded-Host", own.host);
         emit::field(out, b"X-Forwarded-Port", own.port());
-    }
-}
-
-/// The client's address as text; `unix:` for a Unix socket, as nginx has it.
-fn address_text<'a>(ctx: &Ctx<'_>, buffer: &'a mut [u8; 64]) -> &'a [u8] {
-    let mut left = buffer.as_mut_slice();
-    let room = left.len();
-    let written = match ctx.remote_ip {
-        Some(ip) => write!(left, "{ip}"),
-        None => write!(left, "unix:"),
-    };
-    let used = room - left.len();
-    match written {
-        Ok(()) => buffer.get(..used).unwrap_or_default(),
-        Err(_) => &[],
     }
 }

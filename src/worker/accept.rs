@@ -121,6 +121,7 @@ impl Listeners {
             proxy_protocol: None,
             scheme: "http",
             requests: Cell::new(0),
+            peer_text: peer.map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default(),
         };
         let guard = Counted(core.clone());
         let proxy_protocol = open.conf.proxy_protocol;

@@ -81,26 +81,30 @@ pub(super) fn check_line_ends(head: &[u8]) -> Result<(), HeadFault> {
     Ok(())
 }
 
-/// Takes over the parsed field lines, checking what httparse lets pass.
+/// Takes over the parsed field lines, checking what httparse lets pass. `window` is what the spans count from.
 pub(super) fn take_fields(
     fields: &mut Fields,
-    base: usize,
-    parsed: &[(usize, usize, usize, usize)],
+    window: &[u8],
+    parsed: &[httparse::Header<'_>],
     request: bool,
 ) -> Result<(), HeadFault> {
-    for &(name_at, name_len, value_at, value_len) in parsed {
-        let name = Span::received(base + name_at, name_len);
-        let value = Span::received(base + value_at, value_len);
-        let known = Known::of(fields.bytes(name));
-        if known == Known::Other && request && hides_known(fields.bytes(name)) {
+    for line in parsed {
+        let name = line.name.as_bytes();
+        let known = Known::of(name);
+        if known == Known::Other && request && hides_known(name) {
             continue; // `X_Forwarded_For` and its kind: CGI-style readers take them for the real field
         }
-        if !fields.bytes(value).iter().all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f)) {
+        if !line.value.iter().all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f)) {
             return Err(HeadFault::malformed("a control byte in a field value"));
         }
-        fields.push(Field { name, value, known });
+        fields.push(Field { name: span_in(window, name), value: span_in(window, line.value), known });
     }
     Ok(())
+}
+
+/// The span of a slice of the window.
+pub(super) fn span_in(window: &[u8], part: &[u8]) -> Span {
+    Span::received((part.as_ptr() as usize).saturating_sub(window.as_ptr() as usize), part.len())
 }
 
 /// A name that equals a framing, forwarded or plugin-set field once `_` is read as `-`.

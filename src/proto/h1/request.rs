@@ -22,42 +22,22 @@ pub fn parse(head: &mut RequestHead, limits: &HeadLimits, paths: &Paths) -> Resu
     if length > limits.bytes {
         return Err(too_large(bytes, limits));
     }
-    let bytes = bytes.get(..length).unwrap_or_default();
-    head::check_line_ends(bytes)?;
-    let mut spans = [(0, 0, 0, 0); limits::HEADERS_MAX];
-    let line = lines(bytes, &mut spans, limits)?;
     head.fields.clear();
     head.head_bytes = skipped + length;
     head.searched = 0;
-    let text = |span: (usize, usize)| Span::received(skipped + span.0, span.1);
-    let method = head.fields.bytes(text(line.method));
-    head.method = match Method::from_known(method) {
-        Some(Method::Connect | Method::Trace) => return Err(HeadFault::unsupported(405, "CONNECT and TRACE are not served")),
-        Some(known) => known,
-        None => Method::Other(text(line.method)),
-    };
-    head.version = line.version;
-    head.target = text(line.target);
-    let parsed = spans.get(..line.fields).unwrap_or_default();
-    head::take_fields(&mut head.fields, skipped, parsed, true)?;
+    let received = head.fields.take_received(); // borrowed while its fields are filed
+    let filed = file(head, received.filled(), skipped, limits);
+    *head.fields.received_mut() = received;
+    filed?;
     target(head, paths)?;
     semantics(head)?;
     Ok(Progress::Complete)
 }
 
-struct Line {
-    method: (usize, usize),
-    target: (usize, usize),
-    version: Version,
-    fields: usize,
-}
-
-/// Request line and field lines as offsets, by httparse.
-fn lines(
-    bytes: &[u8],
-    spans: &mut [(usize, usize, usize, usize); limits::HEADERS_MAX],
-    limits: &HeadLimits,
-) -> Result<Line, HeadFault> {
+/// Request line and field lines, by httparse.
+fn file(head: &mut RequestHead, window: &[u8], skipped: usize, limits: &HeadLimits) -> Result<(), HeadFault> {
+    let bytes = window.get(skipped..head.head_bytes).unwrap_or_default();
+    head::check_line_ends(bytes)?;
     let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; limits::HEADERS_MAX];
     let room = room.get_mut(..limits.fields.min(limits::HEADERS_MAX)).unwrap_or_default();
     let mut request = httparse::Request::new(&mut []);
@@ -66,22 +46,19 @@ fn lines(
         Ok(httparse::Status::Partial) => return Err(HeadFault::malformed("the head ends before its fields do")),
         Err(error) => return Err(fault_of(error, bytes)),
     }
-    let at = |text: &[u8]| (text.as_ptr() as usize - bytes.as_ptr() as usize, text.len());
     let target = request.path.unwrap_or_default().as_bytes();
     if target.len() > limits.target_bytes {
         return Err(HeadFault::too_large(414, "the target is too long"));
     }
-    for (span, field) in spans.iter_mut().zip(request.headers.iter()) {
-        let (name_at, name_len) = at(field.name.as_bytes());
-        let (value_at, value_len) = at(field.value);
-        *span = (name_at, name_len, value_at, value_len);
-    }
-    Ok(Line {
-        method: at(request.method.unwrap_or_default().as_bytes()),
-        target: at(target),
-        version: if request.version == Some(0) { Version::Http10 } else { Version::Http11 },
-        fields: request.headers.len(),
-    })
+    let method = request.method.unwrap_or_default().as_bytes();
+    head.method = match Method::from_known(method) {
+        Some(Method::Connect | Method::Trace) => return Err(HeadFault::unsupported(405, "CONNECT and TRACE are not served")),
+        Some(known) => known,
+        None => Method::Other(head::span_in(window, method)),
+    };
+    head.version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    head.target = head::span_in(window, target);
+    head::take_fields(&mut head.fields, window, request.headers, true)
 }
 
 fn fault_of(error: httparse::Error, bytes: &[u8]) -> HeadFault {

@@ -25,53 +25,40 @@ pub fn parse(head: &mut ResponseHead, request_method: Method, limits: &HeadLimit
     if length > limits.bytes {
         return Err(HeadFault::too_large(431, "the response head is too large"));
     }
-    let bytes = window.get(..length).unwrap_or_default();
-    head::check_line_ends(bytes)?;
-    let mut spans = [(0, 0, 0, 0); limits::HEADERS_MAX];
-    let (status, phrase, version, count) = lines(bytes, &mut spans, limits)?;
     head.fields.clear();
     head.searched = 0;
     head.head_bytes = length;
-    (head.status, head.version) = (status, version);
-    head.phrase = Span::received(phrase.0, phrase.1);
-    head::take_fields(&mut head.fields, 0, spans.get(..count).unwrap_or_default(), false)?;
+    let received = head.fields.take_received(); // borrowed while its fields are filed
+    let filed = file(head, received.filled(), limits);
+    *head.fields.received_mut() = received;
+    filed?;
     shape(head, request_method)?;
     Ok(Progress::Complete)
 }
 
-type Line = (u16, (usize, usize), Version, usize);
-
-fn lines(
-    bytes: &[u8],
-    spans: &mut [(usize, usize, usize, usize); limits::HEADERS_MAX],
-    limits: &HeadLimits,
-) -> Result<Line, HeadFault> {
+/// Status line and field lines, by httparse.
+fn file(head: &mut ResponseHead, window: &[u8], limits: &HeadLimits) -> Result<(), HeadFault> {
+    let bytes = window.get(..head.head_bytes).unwrap_or_default();
+    head::check_line_ends(bytes)?;
     let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; limits::HEADERS_MAX];
     let room = room.get_mut(..limits.fields.min(limits::HEADERS_MAX)).unwrap_or_default();
     let mut response = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut response, bytes, room) {
+    match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, room) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(HeadFault::malformed("the head ends before its fields do")),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadFault::too_large(431, "too many response fields")),
         Err(_) => return Err(HeadFault::malformed("the response head is malformed")),
     }
-    let at = |text: &[u8]| (text.as_ptr() as usize - bytes.as_ptr() as usize, text.len());
-    for (span, field) in spans.iter_mut().zip(response.headers.iter()) {
-        let (name_at, name_len) = at(field.name.as_bytes());
-        let (value_at, value_len) = at(field.value);
-        *span = (name_at, name_len, value_at, value_len);
-    }
-    let status = response.code.unwrap_or(0);
-    if !(100..=599).contains(&status) {
+    head.status = response.code.unwrap_or(0);
+    if !(100..=599).contains(&head.status) {
         return Err(HeadFault::malformed("the status is none"));
     }
-    let phrase = match response.reason.unwrap_or_default() {
-        "" => (0, 0),
-        phrase => at(phrase.as_bytes()),
+    head.phrase = match response.reason.unwrap_or_default() {
+        "" => Span::default(),
+        phrase => head::span_in(window, phrase.as_bytes()),
     };
-    let version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    Ok((status, phrase, version, response.headers.len()))
+    head.version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
+    head::take_fields(&mut head.fields, window, response.headers, false)
 }
 
 /// RFC 9112 §6.3.

@@ -185,14 +185,14 @@ fn listeners_of_every_kind_serve() {
              - {{address: \"unix:{}\", mode: \"0600\"}}\n    - {{address: \"127.0.0.1:{proxied}\", proxy_protocol: true}}\n",
             socket.display()
         );
-        let gateway = Gateway::start(driver, &settings, &format!("routes:\n  - {{uri: /*, upstream: {}}}", upstream.nodes()));
+        let _gateway = Gateway::start(driver, &settings, &format!("routes:\n  - {{uri: /*, upstream: {}}}", upstream.nodes()));
         let request = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         let mut text = String::new();
         let mut stream = UnixStream::connect(&socket).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         stream.read_to_string(&mut text).unwrap();
         assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-        let mut ask = |address: &str, request: &str| {
+        let ask = |address: &str, request: &str| {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             stream.write_all(request.as_bytes()).unwrap();
             let mut text = String::new();

@@ -270,7 +270,8 @@ fn ringway(listen: SocketAddr, control: SocketAddr, log: Option<&Path>, terms: &
         (0..terms.routes).map(|n| format!("  - {{id: m{n}, uri: /many/{n:06}/*, upstream_id: bench}}\n")).collect();
     format!(
         "gateway:\n  workers: {{count: 1, cpus: \"{}\", driver: {driver}}}\n  listeners:\n    - {{address: \"{listen}\"}}\n  \
-         control: {{address: \"{control}\"}}\n  access_log: {log}\n  keepalive: {{requests: 1000000}}\nupstreams:\n  - id: bench\n    type: roundrobin\n    \
+         control: {{address: \"{control}\"}}\n  access_log: {log}\n  keepalive: {{requests: 1000000}}\n\
+         upstreams:\n  - id: bench\n    type: roundrobin\n    \
          keepalive_pool: {{size: 512, requests: 1000000}}\n    nodes: {{\"{}\": 1}}\n\
          routes:\n  - id: bench\n    uri: /*\n    upstream_id: bench\n{many}",
         terms.cpu, terms.upstream

@@ -1,5 +1,5 @@
 //! The WebSocket tunnel: after a matching 101 bytes go both ways untouched, each side's FIN is passed on, and silence in both
-//! directions ends it.
+//! directions ends it. Tunnels are silent most of the time: they wait for readiness and lend no memory meanwhile.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -58,7 +58,7 @@ fn poll(
             }
         }
         if to_node.waiting.is_none() && !to_node.ended {
-            match down.poll_bytes(cx, false, limits::CHUNK_SMALL_BYTES) {
+            match down.poll_bytes(cx, true, limits::CHUNK_SMALL_BYTES) {
                 Poll::Ready(Ok(chunk)) => moved |= to_node.take(chunk),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(fault(&down.stream, Side::Downstream, &error))),
                 Poll::Pending => {}
@@ -74,7 +74,7 @@ fn poll(
             }
         }
         if to_client.waiting.is_none() && !to_client.ended {
-            match up.poll_recv(cx) {
+            match up.poll_recv_gated(cx) {
                 Poll::Ready(Ok(chunk)) => moved |= to_client.take(chunk),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(fault(up, Side::Upstream, &error))),
                 Poll::Pending => {}

@@ -201,7 +201,8 @@ fn ringway(setup: &Setup, address: SocketAddr, control: SocketAddr, directory: &
     let mut text = format!(
         "gateway:\n  workers: {{count: {}, driver: {}}}\n  listeners:\n    - {{address: \"{address}\"}}\n  control: \
         {{address: \"{control}\"}}\n  \
-         access_log: {{path: \"{}/access.log\", format: combined}}\n  keepalive: {{requests: 100000000}}\n  timeouts: {{header: {}ms, drain: 2s}}\n\
+         access_log: {{path: \"{}/access.log\", format: combined}}\n  \
+         keepalive: {{requests: 100000000}}\n  timeouts: {{header: {}ms, drain: 2s}}\n\
          upstreams:\n  - id: nodes\n    type: roundrobin\n    retries: {}\n    nodes: {{{}}}\n\
          routes:\n  - id: main\n    uris: [/echo/*, /upload/*, /bytes/*, /ws]\n    enable_websocket: true\n    upstream_id: \
          nodes\n  \

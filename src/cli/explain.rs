@@ -17,7 +17,7 @@ use crate::plugin::ctx::{ConnInfo, Parts};
 use crate::proto::h1::{self, HeadLimits, Progress};
 use crate::proto::message::Reason;
 use crate::proxy::prelude;
-use crate::route::{Ask, Outcome};
+use crate::route::Outcome;
 use crate::snapshot::{Route, Snapshot, Target};
 
 /// Say which route a request would take and why, with its plugins and its upstream.
@@ -129,21 +129,10 @@ impl Explain {
 }
 
 fn render(snapshot: &Snapshot, ctx: &Ctx<'_>, files: &[&str]) -> (String, bool) {
-    let path = match ctx.request.path.strip_suffix(b"/") {
-        Some(shorter) if snapshot.gateway.delete_uri_tail_slash => shorter,
-        _ => &ctx.request.path,
-    };
-    let ask = Ask {
-        path,
-        host: &ctx.request.host,
-        authority: ctx.request.fields.bytes(ctx.request.authority),
-        method: ctx.request.method,
-        remote_addr: ctx.remote_ip,
-        vars: ctx,
-    };
+    let ask = snapshot.ask(ctx);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let client = ctx.remote_ip.map_or_else(|| "-".to_string(), |ip| ip.to_string());
-    let mut page = format!("host {}, path {}, client {client}\n", text(&ctx.request.host), text(path));
+    let mut page = format!("host {}, path {}, client {client}\n", text(&ctx.request.host), text(ask.path));
     let considered = snapshot.table.explain(&ask);
     let (mut matched, mut passed) = (None, String::new());
     for candidate in &considered {

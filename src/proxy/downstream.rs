@@ -72,11 +72,6 @@ impl Downstream {
         }
     }
 
-    /// True if the next request's first bytes are here already.
-    pub fn has_early(&self) -> bool {
-        self.early.is_some()
-    }
-
     /// True once the client sent FIN.
     pub fn ended(&self) -> bool {
         self.ended

@@ -15,7 +15,6 @@ use crate::plugin::ctx::{BodyPlan, ConnInfo, Parts};
 use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
 use crate::proto::h1::HeadFault;
 use crate::proto::message::{BodyShape, Reason};
-use crate::route::Ask;
 use crate::snapshot::{Route, Snapshot};
 
 /// What an exchange runs with.
@@ -101,22 +100,11 @@ impl<'e> Exchange<'e> {
 
     fn find_route(&mut self, ctx: &mut Ctx<'e>) {
         let snapshot = self.snapshot();
-        let path = match ctx.request.path.strip_suffix(b"/") {
-            Some(shorter) if snapshot.gateway.delete_uri_tail_slash => shorter,
-            _ => &ctx.request.path,
-        };
-        let ask = Ask {
-            path,
-            host: &ctx.request.host,
-            authority: ctx.request.fields.bytes(ctx.request.authority),
-            method: ctx.request.method,
-            remote_addr: ctx.remote_ip,
-            vars: &*ctx,
-        };
+        let ask = snapshot.ask(ctx);
         let Some(found) = snapshot.table.find(&ask) else { return };
         let mut captures = Vec::new();
         if snapshot.reads_captures {
-            snapshot.table.captures(&found, path, &mut captures);
+            snapshot.table.captures(&found, ask.path, &mut captures);
         }
         let Some(route) = snapshot.routes.get(found.route as usize) else { return };
         ctx.captures = captures;

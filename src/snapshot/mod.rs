@@ -10,12 +10,13 @@ use std::sync::Arc;
 use crate::base::limits;
 use crate::config::gateway::Gateway;
 use crate::config::model::{self, Timeout};
+use crate::plugin::Ctx;
 use crate::plugin::chain::{Chain, Merged};
 use crate::plugin::consumers::{Consumers, Identity};
 use crate::plugin::ctx::RouteInfo;
 use crate::proxy::View;
 use crate::proxy::access_log::Format;
-use crate::route::Table;
+use crate::route::{Ask, Table};
 use crate::upstream::Spec;
 
 pub use compile::{Compiled, compile};
@@ -97,6 +98,22 @@ pub struct ConsumerLayer {
 }
 
 impl Snapshot {
+    /// What matching asks of a request.
+    pub fn ask<'a>(&self, ctx: &'a Ctx<'_>) -> Ask<'a> {
+        let path = match ctx.request.path.strip_suffix(b"/") {
+            Some(shorter) if self.gateway.delete_uri_tail_slash => shorter,
+            _ => &ctx.request.path,
+        };
+        Ask {
+            path,
+            host: &ctx.request.host,
+            authority: ctx.request.fields.bytes(ctx.request.authority),
+            method: ctx.request.method,
+            remote_addr: ctx.remote_ip,
+            vars: ctx,
+        }
+    }
+
     /// The route's chain merged with a consumer's plugins; `None` where the consumer brings none. Kept per view.
     ///
     /// # Errors

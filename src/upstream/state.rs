@@ -159,11 +159,6 @@ impl State {
     pub fn addresses_of(&self, node: u16) -> usize {
         self.endpoints.get(usize::from(node)).map_or(0, |endpoint| endpoint.addresses.len())
     }
-
-    /// True if no node has an address.
-    pub fn is_empty(&self) -> bool {
-        self.endpoints.iter().all(|endpoint| endpoint.addresses.is_empty())
-    }
 }
 
 impl Endpoint {

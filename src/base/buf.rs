@@ -108,6 +108,7 @@ impl Chunk {
 
     /// Appends `data` if all of it fits; says whether it did.
     #[must_use]
+    #[inline]
     pub fn append(&mut self, data: &[u8]) -> bool {
         match self.bytes.get_mut(self.end..self.end + data.len()) {
             Some(room) => {

@@ -17,11 +17,13 @@ impl Tick {
 
     /// This moment plus `duration`, saturating.
     pub fn after(self, duration: Duration) -> Tick {
-        Tick(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        let nanos = duration.as_secs().saturating_mul(NANOS).saturating_add(u64::from(duration.subsec_nanos()));
+        Tick(self.0.saturating_add(nanos))
     }
 }
 
-static ORIGIN: OnceLock<(Instant, SystemTime)> = OnceLock::new();
+/// Where ticks count from, and the wall clock's nanoseconds since 1970 at that moment.
+static ORIGIN: OnceLock<(Instant, u64)> = OnceLock::new();
 
 thread_local! {
     static NOW: Cell<Tick> = const { Cell::new(Tick(0)) };
@@ -29,11 +31,13 @@ thread_local! {
 
 /// Reads the clock and refreshes the thread's cached time.
 pub fn refresh() -> Tick {
-    let (origin, _) = *origin();
-    let nanos = u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    NOW.set(Tick(nanos));
-    Tick(nanos)
+    let elapsed = origin().0.elapsed();
+    let tick = Tick(elapsed.as_secs().wrapping_mul(NANOS).wrapping_add(u64::from(elapsed.subsec_nanos())));
+    NOW.set(tick);
+    tick
 }
+
+const NANOS: u64 = 1_000_000_000;
 
 /// The thread's cached time; at most as old as its last completed operation.
 pub fn now() -> Tick {
@@ -43,8 +47,12 @@ pub fn now() -> Tick {
 
 /// Wall-clock time of a tick, as the time since 1970. Drifts with NTP steps since the start: use [`wall`] for log stamps.
 pub fn unix_of(tick: Tick) -> Duration {
-    let (_, wall) = *origin();
-    wall.duration_since(UNIX_EPOCH).unwrap_or_default() + Duration::from_nanos(tick.0)
+    Duration::from_nanos(origin().1.wrapping_add(tick.0))
+}
+
+/// The same in whole seconds.
+pub fn unix_second_of(tick: Tick) -> u64 {
+    origin().1.wrapping_add(tick.0) / NANOS
 }
 
 /// The wall clock now, as the time since 1970.
@@ -52,6 +60,6 @@ pub fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn origin() -> &'static (Instant, SystemTime) {
-    ORIGIN.get_or_init(|| (Instant::now(), SystemTime::now()))
+fn origin() -> &'static (Instant, u64) {
+    ORIGIN.get_or_init(|| (Instant::now(), u64::try_from(wall().as_nanos()).unwrap_or_default()))
 }

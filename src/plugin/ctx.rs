@@ -222,6 +222,7 @@ impl Answer {
 
 impl<'e> Ctx<'e> {
     /// Begins an exchange with a connection's reusable parts.
+    #[inline]
     pub fn begin(parts: &'e mut Parts, conn: &'e ConnInfo, consumers: &'e Consumers, started: Tick) -> Self {
         let mut tries = std::mem::take(&mut parts.tries);
         let mut captures = std::mem::take(&mut parts.captures);
@@ -258,10 +259,9 @@ impl<'e> Ctx<'e> {
 
     /// Ends the exchange: gives the parts back and drops the first `used` bytes of what was received (head and the body
     /// behind it). What is left is the next request's.
-    pub fn end(self, used: usize) {
-        let (tries, captures) = self.kept;
-        *tries = self.tries;
-        *captures = self.captures;
+    pub fn end(&mut self, used: usize) {
+        std::mem::swap(self.kept.0, &mut self.tries);
+        std::mem::swap(self.kept.1, &mut self.captures);
         self.request.clear();
         let received = self.request.fields.received_mut();
         received.consume(used);

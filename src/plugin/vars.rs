@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Ctx;
 use super::ctx::Try;
 use crate::base::{clock, date};
-use crate::proto::message::Fields;
+use crate::proto::message::{Fields, Known};
 use crate::proto::uri::{self, Arg};
 use crate::proto::vars::{Named, Value, Var, Vars};
 
@@ -69,15 +69,15 @@ impl Ctx<'_> {
             Named::Request => Some(Value::Text(self.request_line())),
             Named::RequestMethod => text(request.method_text()),
             Named::Host => text(&request.host),
-            Named::HttpHost => request.fields.first(b"host").map(Value::text),
+            Named::HttpHost => request.fields.known(Known::Host).map(Value::text),
             Named::Scheme => text(self.conn.scheme.as_bytes()),
             Named::Https => text(if self.conn.scheme == "https" { b"on" } else { b"" }),
             Named::ServerProtocol => text(match request.version {
                 crate::proto::message::Version::Http10 => b"HTTP/1.0",
                 crate::proto::message::Version::Http11 => b"HTTP/1.1",
             }),
-            Named::ContentType => request.fields.first(b"content-type").map(Value::text),
-            Named::ContentLength => request.fields.first(b"content-length").map(Value::text),
+            Named::ContentType => request.fields.known(Known::ContentType).map(Value::text),
+            Named::ContentLength => request.fields.known(Known::ContentLength).map(Value::text),
             Named::RemoteAddr => Some(self.remote_ip.map_or(Value::text(b"unix:"), Value::Ip)),
             Named::RemotePort => Some(Value::Int(i64::from(self.remote_port))),
             Named::RealipRemoteAddr => Some(self.conn.peer.map_or(Value::text(b"unix:"), |peer| Value::Ip(peer.ip()))),
@@ -165,7 +165,7 @@ impl Ctx<'_> {
             },
             Named::UpstreamHost => match &self.outgoing.host {
                 Some(host) => Some(Value::text(host)),
-                None => self.request.fields.first(b"host").map(Value::text),
+                None => self.request.fields.known(Known::Host).map(Value::text),
             },
             _ => None,
         }
@@ -181,23 +181,30 @@ impl Ctx<'_> {
         uri
     }
 
-    /// The request line as it came; without what a plugin took out of its target.
+    /// The request line as it came; without what a plugin took out of its target. What came of a head that was refused
+    /// is shown up to its first line's end.
     fn request_line(&self) -> Cow<'_, [u8]> {
-        let received = self.request.fields.received().filled();
-        let line = received.get(..self.request.head_bytes).unwrap_or(received).trim_ascii_start();
-        let end = memchr::memchr(b'\r', line).unwrap_or(line.len());
-        let line = line.get(..end).unwrap_or_default();
-        if self.request.origin.is_received() {
-            return Cow::Borrowed(line);
+        let request = &*self.request;
+        let received = request.fields.received().filled();
+        let target = request.target;
+        if target.is_empty() {
+            let line = received.trim_ascii_start();
+            let end = memchr::memchr2(b'\r', b'\n', line).unwrap_or(line.len());
+            return Cow::Borrowed(line.get(..end).unwrap_or_default());
         }
-        let origin = self.request.fields.bytes(self.request.origin);
-        let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
-        Cow::Owned([self.request.method_text(), origin, version].join(&b' '))
+        let start = target.start().saturating_sub(request.method_text().len() + 1);
+        let end = target.start() + target.len();
+        let version = received.get(end..end + b" HTTP/1.1".len()).unwrap_or_default();
+        if request.origin.is_received() {
+            return Cow::Borrowed(received.get(start..end + version.len()).unwrap_or_default());
+        }
+        let origin = request.fields.bytes(request.origin);
+        Cow::Owned([request.method_text(), b" ", origin, version].concat())
     }
 
     fn forwarded_for(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        for value in self.request.fields.all(b"x-forwarded-for") {
+        for value in self.request.fields.all_known(Known::XForwardedFor) {
             out.extend_from_slice(value);
             out.extend_from_slice(b", ");
         }
@@ -241,7 +248,7 @@ fn field<'f>(fields: &'f Fields, name: &str) -> Option<Value<'f>> {
 
 /// The last cookie of this name; its value ends at `;`, space or tab.
 fn cookie<'f>(fields: &'f Fields, name: &[u8]) -> Option<&'f [u8]> {
-    let pairs = fields.all(b"cookie").flat_map(|line| line.split(|&byte| byte == b';'));
+    let pairs = fields.all_known(Known::Cookie).flat_map(|line| line.split(|&byte| byte == b';'));
     let values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="));
     let last = values.last()?;
     Some(last.split(|&byte| byte == b' ' || byte == b'\t').next().unwrap_or_default())
@@ -250,7 +257,7 @@ fn cookie<'f>(fields: &'f Fields, name: &[u8]) -> Option<&'f [u8]> {
 /// The user of Basic credentials.
 fn remote_user(fields: &Fields) -> Option<Vec<u8>> {
     use base64::Engine;
-    let value = fields.first(b"authorization")?;
+    let value = fields.known(Known::Authorization)?;
     let (scheme, coded) = value.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;

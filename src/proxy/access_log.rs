@@ -5,6 +5,7 @@ use crate::base::clock;
 use crate::config::gateway::LogFormat;
 use crate::config::nearest;
 use crate::plugin::{Ctx, time_iso8601, time_local};
+use crate::proto::message::Known;
 use crate::proto::vars::{Named, Value, Var, Vars};
 
 /// A compiled format.
@@ -23,6 +24,8 @@ pub enum Piece {
     Text(Box<[u8]>),
     /// A variable; `-` where it is missing.
     Var(Var),
+    /// The variable of a well-known request field (`http_user_agent` and its kind), found without comparing names.
+    Field(Known, Var),
 }
 
 const COMBINED: &str =
@@ -52,6 +55,7 @@ impl Format {
             Self::Line(pieces) => pieces.iter().for_each(|piece| match piece {
                 Piece::Text(text) => out.extend_from_slice(text),
                 Piece::Var(var) => write_var(ctx, var, out),
+                Piece::Field(known, var) => write_field(ctx, *known, var, out),
             }),
         }
         out.push(b'\n');
@@ -61,7 +65,9 @@ impl Format {
     pub fn reads(&self, which: impl Fn(&Var) -> bool) -> bool {
         match self {
             Self::Json => false,
-            Self::Line(pieces) => pieces.iter().any(|piece| matches!(piece, Piece::Var(var) if which(var))),
+            Self::Line(pieces) => {
+                pieces.iter().any(|piece| matches!(piece, Piece::Var(var) | Piece::Field(_, var) if which(var)))
+            }
         }
     }
 }
@@ -85,7 +91,7 @@ fn line(text: &str) -> Result<Format, String> {
                     let hint = near.map(|near| format!("; did you mean `${near}`?")).unwrap_or_default();
                     return Err(format!("unknown variable `${name}`{hint}"));
                 }
-                var => pieces.push(Piece::Var(var)),
+                var => pieces.push(piece_of(var)),
             }
         }
         rest = behind;
@@ -100,11 +106,30 @@ fn push_text(pieces: &mut Vec<Piece>, text: &str) {
     }
 }
 
+fn piece_of(var: Var) -> Piece {
+    let known = match &var {
+        Var::Http(name) => Known::of(name.replace('_', "-").as_bytes()),
+        _ => Known::Other,
+    };
+    if known == Known::Other { Piece::Var(var) } else { Piece::Field(known, var) }
+}
+
+fn write_field(ctx: &Ctx<'_>, known: Known, var: &Var, out: &mut Vec<u8>) {
+    let mut values = ctx.request.fields.all_known(known);
+    match (values.next(), values.next()) {
+        (None | Some(b""), None) => out.push(b'-'),
+        (Some(value), None) => escape(value, out),
+        _ => write_var(ctx, var, out), // several lines, which are joined
+    }
+}
+
 fn write_var(ctx: &Ctx<'_>, var: &Var, out: &mut Vec<u8>) {
     match var {
         Var::Named(Named::TimeLocal) => return kept_time(time_local, out),
         Var::Named(Named::TimeIso8601) => return kept_time(time_iso8601, out),
         Var::Named(Named::RemoteAddr) => return out.extend_from_slice(ctx.remote_text().as_bytes()),
+        Var::Named(Named::Status) if ctx.sent.status > 0 => return digits(u64::from(ctx.sent.status), out),
+        Var::Named(Named::BodyBytesSent) => return digits(ctx.sent.body_bytes, out),
         _ => {}
     }
     match ctx.var(var) {
@@ -115,6 +140,10 @@ fn write_var(ctx: &Ctx<'_>, var: &Var, out: &mut Vec<u8>) {
     }
 }
 
+fn digits(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
 /// A time to the second, made once a second per thread and form.
 fn kept_time(make: fn() -> Vec<u8>, out: &mut Vec<u8>) {
     use std::cell::RefCell;
@@ -122,7 +151,7 @@ fn kept_time(make: fn() -> Vec<u8>, out: &mut Vec<u8>) {
     thread_local! {
         static KEPT: RefCell<[Kept; 2]> = const { RefCell::new([(0, 0, Vec::new()), (0, 0, Vec::new())]) };
     }
-    let (form, second) = (make as usize, clock::unix_of(clock::now()).as_secs());
+    let (form, second) = (make as usize, clock::unix_second_of(clock::now()));
     KEPT.with_borrow_mut(|kept| {
         let place = usize::from(kept[0].0 != form && kept[0].0 != 0);
         let (have, at, text) = &mut kept[place];
@@ -135,13 +164,19 @@ fn kept_time(make: fn() -> Vec<u8>, out: &mut Vec<u8>) {
 
 /// nginx's escaping: quotes, backslashes, controls and bytes above ASCII as `\xHH`.
 fn escape(text: &[u8], out: &mut Vec<u8>) {
-    for &byte in text {
-        if (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\' {
-            out.push(byte);
-        } else {
-            out.extend_from_slice(&[b'\\', b'x', hex(byte >> 4), hex(byte & 15)]);
-        }
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|&byte| !is_plain(byte)) {
+        out.extend_from_slice(rest.get(..at).unwrap_or_default());
+        let byte = rest.get(at).copied().unwrap_or_default();
+        out.extend_from_slice(&[b'\\', b'x', hex(byte >> 4), hex(byte & 15)]);
+        rest = rest.get(at + 1..).unwrap_or_default();
     }
+    out.extend_from_slice(rest);
+}
+
+/// Printable ASCII but for the two that quoting needs.
+fn is_plain(byte: u8) -> bool {
+    (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\'
 }
 
 fn hex(digit: u8) -> u8 {
@@ -174,8 +209,8 @@ fn json(ctx: &Ctx<'_>, out: &mut Vec<u8>) {
     if let Some(consumer) = &ctx.consumer {
         text(out, "consumer", consumer.username.as_bytes());
     }
-    for (name, field) in [("user_agent", &b"user-agent"[..]), ("referer", b"referer")] {
-        if let Some(value) = ctx.request.fields.first(field) {
+    for (name, field) in [("user_agent", Known::UserAgent), ("referer", Known::Referer)] {
+        if let Some(value) = ctx.request.fields.known(field) {
             text(out, name, value);
         }
     }
@@ -221,13 +256,13 @@ fn key(out: &mut Vec<u8>, name: &str) {
 
 fn number(out: &mut Vec<u8>, name: &str, value: u64) {
     key(out, name);
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    digits(value, out);
 }
 
 /// Seconds with microseconds, by integers alone.
 fn seconds(out: &mut Vec<u8>, name: &str, value: std::time::Duration) {
     key(out, name);
-    out.extend_from_slice(itoa::Buffer::new().format(value.as_secs()).as_bytes());
+    digits(value.as_secs(), out);
     out.push(b'.');
     let mut micros = value.subsec_micros();
     let mut digits = [b'0'; 6];
@@ -242,8 +277,7 @@ fn seconds(out: &mut Vec<u8>, name: &str, value: std::time::Duration) {
 fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     key(out, name);
     out.push(b'"');
-    let plain = |byte: &u8| (0x20..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
-    if value.iter().all(plain) {
+    if value.iter().all(|&byte| is_plain(byte)) {
         out.extend_from_slice(value);
     } else {
         for c in String::from_utf8_lossy(value).chars() {

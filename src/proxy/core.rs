@@ -179,7 +179,7 @@ pub fn date() -> Rc<str> {
     thread_local! {
         static KEPT: RefCell<(u64, Rc<str>)> = RefCell::new((u64::MAX, Rc::from("")));
     }
-    let second = crate::base::clock::unix_of(crate::base::clock::now()).as_secs();
+    let second = crate::base::clock::unix_second_of(crate::base::clock::now());
     KEPT.with_borrow_mut(|(kept, text)| {
         if *kept != second {
             (*kept, *text) = (second, crate::base::date::http(second).into());

@@ -82,7 +82,8 @@ impl<'e> Exchange<'e> {
         self.forwarded_applied = prelude::forwarded(ctx, &snapshot.gateway, snapshot.reads_forwarded);
         self.find_route(ctx);
         let ended = match self.route {
-            Some(_) => self.request_phases(ctx).await,
+            Some(route) if route.chain.is_empty() && snapshot.global.is_empty() => None,
+            Some(route) => self.request_phases(ctx, route).await,
             None => match self.global_phases(ctx).await {
                 None => {
                     ctx.reason = Reason::NoRoute;
@@ -117,25 +118,22 @@ impl<'e> Exchange<'e> {
     /// Global rules alone, for requests without a route.
     async fn global_phases(&mut self, ctx: &mut Ctx<'e>) -> Option<Answer> {
         let global = &self.snapshot().global;
-        match global.run(Phases::REWRITE, ctx).await {
-            None => global.run(Phases::ACCESS, ctx).await,
+        match phase(global, Phases::REWRITE, ctx).await {
+            None => phase(global, Phases::ACCESS, ctx).await,
             answer => answer,
         }
     }
 
     /// rewrite and access, the consumer's plugins merged in between.
-    async fn request_phases(&mut self, ctx: &mut Ctx<'e>) -> Option<Answer> {
-        let route = self.route?;
+    async fn request_phases(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> Option<Answer> {
         let global = &self.snapshot().global;
-        let looked_at = !route.chain.is_empty() || !global.is_empty();
-        if looked_at && !self.forwarded_applied {
+        if !self.forwarded_applied {
             self.forwarded_applied = prelude::forwarded(ctx, &self.snapshot().gateway, true);
         }
-        if let Some(answer) = global.run(Phases::REWRITE, ctx).await {
-            return Some(answer);
-        }
-        if let Some(answer) = route.chain.run(Phases::REWRITE, ctx).await {
-            return Some(answer);
+        for chain in [global, &route.chain] {
+            if let Some(answer) = phase(chain, Phases::REWRITE, ctx).await {
+                return Some(answer);
+            }
         }
         if let Some(identity) = ctx.consumer.clone() {
             match self.snapshot().merged(self.view, route, &identity) {
@@ -147,16 +145,16 @@ impl<'e> Exchange<'e> {
             }
         }
         if let Some(merged) = self.merged.clone()
-            && let Some(answer) = merged.newcomers.run(Phases::REWRITE, ctx).await
+            && let Some(answer) = phase(&merged.newcomers, Phases::REWRITE, ctx).await
         {
             return Some(answer);
         }
-        if let Some(answer) = global.run(Phases::ACCESS, ctx).await {
+        if let Some(answer) = phase(global, Phases::ACCESS, ctx).await {
             return Some(answer);
         }
         let merged = self.merged.clone();
         let chain = merged.as_deref().map_or(&route.chain, |merged| &merged.chain);
-        chain.run(Phases::ACCESS, ctx).await
+        phase(chain, Phases::ACCESS, ctx).await
     }
 
     /// Runs `with` on the global chain, then on the route's (merged with the consumer's).
@@ -275,6 +273,11 @@ impl<'e> Exchange<'e> {
             self.core.log_line(|out| format.write(ctx, out));
         }
     }
+}
+
+/// Runs a phase of a chain that takes part in it.
+pub(super) async fn phase(chain: &Chain, phase: Phases, ctx: &mut Ctx<'_>) -> Option<Answer> {
+    if chain.has(phase) { chain.run(phase, ctx).await } else { None }
 }
 
 /// APISIX's answer where no route matched.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::attempt::{self, Deadlines};
 use super::conn_h1::After;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, phase};
 use super::relay::{self, Download};
 use super::{outgoing, respond, upgrade};
 use crate::base::buf::Chunk;
@@ -74,7 +74,7 @@ impl<'e> Exchange<'e> {
         spec: &'e Arc<Spec>,
         websocket: bool,
         deadlines: &Deadlines,
-    ) -> Result<(Picked, Connection), Failure> {
+    ) -> Result<(Picked, Box<Connection>), Failure> {
         let begun = clock::now();
         let mut tried = Tried::default();
         let allowed = 1 + (spec.retries as usize).min(limits::TRIES_MAX - 1);
@@ -87,7 +87,9 @@ impl<'e> Exchange<'e> {
             };
             tried.note(picked.node);
             self.core.counters.retries.add(u64::from(tried.count() > 1));
-            self.before_proxy(ctx).await?;
+            if self.takes_part(Phases::BEFORE_PROXY) {
+                self.before_proxy(ctx).await?;
+            }
             let error = match self.try_node(ctx, spec, picked, websocket, deadlines).await {
                 Ok(reached) => return Ok(reached),
                 Err(error) => error,
@@ -108,12 +110,18 @@ impl<'e> Exchange<'e> {
         upstreams.of(spec, &mut pools, self.core.index)?.pick(tried)
     }
 
+    fn takes_part(&self, phase: Phases) -> bool {
+        let mut some = false;
+        self.each_chain(|chain| some |= chain.has(phase));
+        some
+    }
+
     async fn before_proxy(&mut self, ctx: &mut Ctx<'e>) -> Result<(), Failure> {
         let merged = self.merged.clone();
         let route = self.route.map(|route| &route.chain);
         let global = &self.view.snapshot.global;
         for chain in [Some(global), merged.as_deref().map(|merged| &merged.chain).or(route)].into_iter().flatten() {
-            if let Some(answer) = chain.run(Phases::BEFORE_PROXY, ctx).await {
+            if let Some(answer) = phase(chain, Phases::BEFORE_PROXY, ctx).await {
                 return Err(Failure::Answer(answer));
             }
         }
@@ -140,7 +148,7 @@ impl<'e> Exchange<'e> {
         mut picked: Picked,
         websocket: bool,
         deadlines: &Deadlines,
-    ) -> Result<(Picked, Connection), Error> {
+    ) -> Result<(Picked, Box<Connection>), Error> {
         let started = clock::now();
         let mut pooled = self.core.pools.borrow_mut().take(picked.pool);
         loop {
@@ -195,7 +203,7 @@ impl<'e> Exchange<'e> {
         spec: &'e Arc<Spec>,
         mut picked: Picked,
         deadlines: &Deadlines,
-    ) -> Result<(Picked, Connection), Error> {
+    ) -> Result<(Picked, Box<Connection>), Error> {
         let mut left = limits::TRIES_MAX;
         loop {
             let started = clock::now();
@@ -220,7 +228,7 @@ impl<'e> Exchange<'e> {
         picked: Picked,
         started: Tick,
         deadlines: &Deadlines,
-    ) -> Result<Connection, Error> {
+    ) -> Result<Box<Connection>, Error> {
         let opened = Pools::open(&self.core.counters, picked.address, deadlines.upstream.connect).await;
         clock::refresh();
         opened.map_err(|error| {
@@ -267,13 +275,12 @@ impl<'e> Exchange<'e> {
         ctx: &mut Ctx<'e>,
         spec: &Spec,
         picked: Picked,
-        mut up: Connection,
+        mut up: Box<Connection>,
         deadlines: &Deadlines,
     ) -> After {
         ctx.source = Source::Upstream;
         self.filter_head(ctx);
-        let mut filters = false;
-        self.each_chain(|chain| filters |= chain.has(Phases::BODY_FILTER));
+        let filters = self.takes_part(Phases::BODY_FILTER);
         let (after, whole) = if relay::streams(ctx, filters) {
             self.deliver_streaming(ctx, &mut up, deadlines).await
         } else {
@@ -409,7 +416,7 @@ impl<'e> Exchange<'e> {
         ctx: &mut Ctx<'e>,
         spec: &Spec,
         _picked: Picked,
-        mut up: Connection,
+        mut up: Box<Connection>,
         websocket: bool,
         deadlines: &Deadlines,
     ) -> After {

@@ -37,7 +37,7 @@ pub fn write(ctx: &Ctx<'_>, spec: &Spec, node: u16, websocket: bool, forwarded_a
     match request.body {
         BodyShape::Length(length) => {
             put(&mut out, b"Content-Length: ");
-            put(&mut out, itoa::Buffer::new().format(length).as_bytes());
+            emit::number(&mut out, length);
             put(&mut out, b"\r\n");
         }
         BodyShape::Chunked => put(&mut out, b"Transfer-Encoding: chunked\r\n"),
@@ -90,13 +90,13 @@ pub fn host_text<'a>(ctx: &'a Ctx<'_>, spec: &'a Spec, node: u16) -> &'a [u8] {
 }
 
 fn host(ctx: &Ctx<'_>, spec: &Spec, node: u16, out: &mut Chunk) {
-    emit::field(out, b"Host", host_text(ctx, spec, node));
+    emit::field(out, b"Host", host_text(ctx, spec, node)); // a plugin may have made it
 }
 
 fn forwarded(ctx: &Ctx<'_>, applied: bool, out: &mut Chunk) {
     let address = ctx.remote_text();
     let address = address.as_bytes();
-    emit::field(out, b"X-Real-IP", address);
+    emit::own_field(out, b"X-Real-IP: ", address);
     put(out, b"X-Forwarded-For: ");
     let mut first = true;
     for value in ctx.request.fields.all_known(Known::XForwardedFor).filter(|value| !value.is_empty()) {
@@ -113,8 +113,8 @@ fn forwarded(ctx: &Ctx<'_>, applied: bool, out: &mut Chunk) {
     put(out, b"\r\n");
     if !applied {
         let own = super::prelude::Forwarded::of(ctx);
-        emit::field(out, b"X-Forwarded-Proto", own.proto);
-        emit::field(out, b"X-Forwarded-Host", own.host);
-        emit::field(out, b"X-Forwarded-Port", own.port());
+        emit::own_field(out, b"X-Forwarded-Proto: ", own.proto);
+        emit::own_field(out, b"X-Forwarded-Host: ", own.host);
+        emit::own_field(out, b"X-Forwarded-Port: ", own.port());
     }
 }

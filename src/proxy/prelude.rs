@@ -108,14 +108,18 @@ fn port_digits(port: u16) -> &'static [u8] {
 }
 
 /// Forwarded fields a client may have sent.
-const FORWARDED: KnownSet =
-    KnownSet::new(&[Known::XForwardedProto, Known::XForwardedHost, Known::XForwardedPort, Known::Forwarded]);
+const FORWARDED: KnownSet = KnownSet::new(&[
+    Known::XForwardedFor,
+    Known::XForwardedProto,
+    Known::XForwardedHost,
+    Known::XForwardedPort,
+    Known::Forwarded,
+]);
 
 /// Overwrites the forwarded fields unless the TCP peer is trusted, so that matching and plugins see what the upstream will.
 /// Says whether it did; a request that nobody looks at gets them written when its head goes out instead.
 pub fn forwarded(ctx: &mut Ctx<'_>, gateway: &Gateway, needed: bool) -> bool {
-    let sent =
-        ctx.request.fields.list().iter().any(|field| FORWARDED.contains(field.known) || field.known == Known::XForwardedFor);
+    let sent = ctx.request.fields.may_have(FORWARDED);
     if !sent && !needed {
         return false;
     }

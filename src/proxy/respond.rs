@@ -47,13 +47,13 @@ pub fn write(ctx: &Ctx<'_>, manner: &Manner, date: &[u8]) -> Chunk {
     let skip = if chunked || manner.remade { SKIP_LENGTH } else { SKIP };
     emit::fields(&mut out, &response.fields, skip, &hop::Nominated::of(&response.fields));
     if response.fields.known(Known::Date).is_none() {
-        emit::field(&mut out, b"Date", date);
+        emit::own_field(&mut out, b"Date: ", date);
     }
     if chunked {
         put(&mut out, b"Transfer-Encoding: chunked\r\n");
     } else if let Some(length) = manner.length {
         put(&mut out, b"Content-Length: ");
-        put(&mut out, itoa::Buffer::new().format(length).as_bytes());
+        emit::number(&mut out, length);
         put(&mut out, b"\r\n");
     }
     match (manner.keep_alive, ctx.request.version) {

@@ -14,7 +14,7 @@ use crate::proto::message::BodyShape;
 
 /// One request body.
 pub struct Upload {
-    start: Decoder, // as before the first byte, for a second try
+    shape: BodyShape,
     decoder: Decoder,
     framing: Framing,
     read_whole: bool,
@@ -35,7 +35,7 @@ impl Upload {
         let framing = if shape == BodyShape::Chunked { Framing::Chunked } else { Framing::Plain };
         let empty = shape.is_empty();
         Self {
-            start: Decoder::new(shape),
+            shape,
             decoder: Decoder::new(shape),
             framing,
             read_whole: empty,
@@ -68,11 +68,11 @@ impl Upload {
     /// # Errors
     /// If its framing is broken or it is longer than its limit; the client's fault.
     pub fn begin(&mut self, behind_head: &[u8], out: &mut Chunk) -> Result<(), Error> {
-        self.decoder = self.start.clone();
         self.taken = 0;
         if self.start_is_empty() {
             return Ok(());
         }
+        self.decoder = Decoder::new(self.shape);
         let (used, data, done) = reframe::append(&mut self.decoder, self.framing, behind_head, out)
             .map_err(|_| Error::new(Side::Downstream, Kind::Malformed))?;
         self.with_head = used;

@@ -49,7 +49,7 @@ struct Pool {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>, // boxed once: it moves between pool and exchange with every request
     until: Tick,
 }
 
@@ -68,7 +68,7 @@ impl Pools {
     }
 
     /// The idle connection used last, if one is alive.
-    pub fn take(&mut self, pool: PoolId) -> Option<Connection> {
+    pub fn take(&mut self, pool: PoolId) -> Option<Box<Connection>> {
         let idle = &mut self.pools.get_mut(pool as usize)?.idle;
         while let Some(mut kept) = idle.pop() {
             kept.connection.stream.watch().disarm();
@@ -83,7 +83,7 @@ impl Pools {
     }
 
     /// Puts a connection back after a whole exchange. Over the pool's size the one idle longest goes.
-    pub fn give(&mut self, pool: PoolId, mut connection: Connection, keep: &KeepalivePool) {
+    pub fn give(&mut self, pool: PoolId, mut connection: Box<Connection>, keep: &KeepalivePool) {
         let Some(pool) = self.pools.get_mut(pool as usize) else { return retire(connection) };
         if connection.served >= keep.requests || keep.idle_timeout.is_zero() || !is_quiet(&mut connection.stream) {
             return retire(connection);
@@ -99,11 +99,15 @@ impl Pools {
     ///
     /// # Errors
     /// `TimedOut` when the deadline passed, else as the operating system gives them.
-    pub async fn open(counters: &std::sync::Arc<Counters>, address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
+    pub async fn open(
+        counters: &std::sync::Arc<Counters>,
+        address: SocketAddr,
+        timeout: Duration,
+    ) -> io::Result<Box<Connection>> {
         counters.upstream_connects.add(1);
         let stream = connect::connect(address, timeout).await?;
         counters.upstream_connections.add(1);
-        Ok(Connection { stream, address, served: 0, open: Rc::new(Open(counters.clone())) })
+        Ok(Box::new(Connection { stream, address, served: 0, open: Rc::new(Open(counters.clone())) }))
     }
 
     /// Lets go what has been idle for too long or was closed by its node. The worker's sweeper calls it about once a second.
@@ -139,8 +143,8 @@ fn is_quiet(stream: &mut Stream) -> bool {
 }
 
 /// Closes a connection that is not wanted any more, letting its operations finish.
-pub fn retire(connection: Connection) {
-    let Connection { stream, open, .. } = connection;
+pub fn retire(connection: Box<Connection>) {
+    let Connection { stream, open, .. } = *connection;
     drop(open);
     if stream.receiving() || stream.sending() {
         rt::spawn(stream.close());

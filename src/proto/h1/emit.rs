@@ -34,11 +34,17 @@ pub fn chunk_line(size: usize) -> ChunkLine {
 }
 
 /// Appends, growing where it does not fit.
+#[inline]
 pub fn put(out: &mut Chunk, bytes: &[u8]) {
     if !out.append(bytes) {
-        out.grow((out.len() + bytes.len()).next_power_of_two());
-        let _fits = out.append(bytes);
+        put_growing(out, bytes);
     }
+}
+
+#[cold]
+fn put_growing(out: &mut Chunk, bytes: &[u8]) {
+    out.grow((out.len() + bytes.len()).next_power_of_two());
+    let _fits = out.append(bytes);
 }
 
 /// Appends the end of a chunked body: the last chunk, the trailers, the empty line.
@@ -54,7 +60,7 @@ pub fn status_line(out: &mut Chunk, status: u16, phrase: &[u8]) {
         return put(out, b"HTTP/1.1 200 OK\r\n");
     }
     put(out, b"HTTP/1.1 ");
-    put(out, itoa::Buffer::new().format(status).as_bytes());
+    number(out, u64::from(status));
     put(out, b" ");
     put(out, if phrase.is_empty() || !is_safe(phrase) { usual_phrase(status).as_bytes() } else { phrase });
     put(out, b"\r\n");
@@ -65,42 +71,56 @@ pub fn field(out: &mut Chunk, name: &[u8], value: &[u8]) {
     if name.is_empty() || !name.iter().all(|&byte| super::request::is_token(byte)) || !is_safe(value) {
         return;
     }
-    write(out, name, value);
+    put(out, name);
+    put(out, b": ");
+    put(out, value);
+    put(out, b"\r\n");
 }
 
-fn write(out: &mut Chunk, name: &[u8], value: &[u8]) {
-    let len = name.len() + value.len() + 4;
-    if out.room() < len {
-        out.grow((out.len() + len).next_power_of_two());
-    }
-    let Some(room) = out.room_mut().get_mut(..len) else { return };
-    let (names, rest) = room.split_at_mut(name.len());
-    let (values, end) = rest.split_at_mut(value.len() + 2);
-    names.copy_from_slice(name);
-    values[..2].copy_from_slice(b": ");
-    values[2..].copy_from_slice(value);
-    end.copy_from_slice(b"\r\n");
-    out.advance(len);
+/// One field line of Ringway's own. `lead` is its name and `: `; the value is the program's or went through a parser.
+#[inline]
+pub fn own_field(out: &mut Chunk, lead: &'static [u8], value: &[u8]) {
+    debug_assert!(is_safe(value), "a value that breaks out of its line");
+    put(out, lead);
+    put(out, value);
+    put(out, b"\r\n");
 }
 
-/// The fields but for those in `skip` and those the sender's Connection named.
+/// A number in digits.
+pub fn number(out: &mut Chunk, number: u64) {
+    put(out, itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// The fields but for those in `skip` and those the sender's Connection named. Lines that are next to each other in the
+/// received buffer and stay as they are go out in one copy.
 pub fn fields(out: &mut Chunk, fields: &Fields, skip: KnownSet, nominated: &Nominated) {
+    let received = fields.received().filled();
+    let (mut from, mut to) = (0, 0);
     for one in fields.list() {
         if skip.contains(one.known) || nominated.contains(fields, one) {
             continue;
         }
-        let (name, value) = (fields.bytes(one.name), fields.bytes(one.value));
-        if one.name.is_received() && one.value.is_received() {
-            write(out, name, value); // the parser let nothing dangerous through
-        } else {
-            field(out, name, value);
+        let start = one.name.start();
+        if one.verbatim {
+            let end = one.value.start() + one.value.len() + 2; // the parser saw the CRLF
+            if start != to {
+                put(out, received.get(from..to).unwrap_or_default());
+                from = start;
+            }
+            to = end;
+            continue;
         }
+        put(out, received.get(from..to).unwrap_or_default());
+        (from, to) = (0, 0);
+        field(out, fields.bytes(one.name), fields.bytes(one.value));
     }
+    put(out, received.get(from..to).unwrap_or_default());
 }
 
 /// No CR, LF or NUL.
+#[inline]
 fn is_safe(value: &[u8]) -> bool {
-    memchr::memchr3(b'\r', b'\n', 0, value).is_none()
+    value.iter().fold(true, |safe, &byte| safe & (byte != b'\r') & (byte != b'\n') & (byte != 0)) // vectorised
 }
 
 fn usual_phrase(status: u16) -> &'static str {

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use crate::base::limits;
-use crate::proto::message::{Field, Fields, Known, Reason, Span};
+use crate::proto::message::{Field, Fields, Known, KnownSet, Reason, Span};
 
 /// Bounds of a head.
 #[derive(Clone, Copy, Debug)]
@@ -66,22 +66,8 @@ pub(super) fn head_len(bytes: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// httparse takes a bare LF for a line's end, as old servers did; two readers may then disagree on where a line ends.
-pub(super) fn check_line_ends(head: &[u8]) -> Result<(), HeadFault> {
-    for at in memchr::memchr_iter(b'\n', head) {
-        if at == 0 || head.get(at - 1) != Some(&b'\r') {
-            return Err(HeadFault::malformed("a bare LF in the head"));
-        }
-    }
-    for at in memchr::memchr_iter(b'\r', head) {
-        if head.get(at + 1) != Some(&b'\n') {
-            return Err(HeadFault::malformed("a bare CR in the head"));
-        }
-    }
-    Ok(())
-}
-
-/// Takes over the parsed field lines, checking what httparse lets pass. `window` is what the spans count from.
+/// Takes over the parsed field lines, checking what httparse lets pass: it takes a bare LF for a line's end, as old servers
+/// did, and two readers may then disagree on where a line ends. (A bare CR it refuses.) `window` is what the spans count from.
 pub(super) fn take_fields(
     fields: &mut Fields,
     window: &[u8],
@@ -91,15 +77,28 @@ pub(super) fn take_fields(
     for line in parsed {
         let name = line.name.as_bytes();
         let known = Known::of(name);
+        let (name_at, value_at) = (span_in(window, name), span_in(window, line.value));
+        let behind = window.get(value_at.start() + value_at.len()..).unwrap_or_default();
+        let spaces = behind.iter().take_while(|&&byte| byte == b' ' || byte == b'\t').count();
+        check_line_end(behind.get(spaces..).unwrap_or_default())?;
         if known == Known::Other && request && hides_known(name) {
             continue; // `X_Forwarded_For` and its kind: CGI-style readers take them for the real field
         }
-        if !line.value.iter().all(|&byte| byte == b'\t' || (byte >= 0x20 && byte != 0x7f)) {
-            return Err(HeadFault::malformed("a control byte in a field value"));
-        }
-        fields.push(Field { name: span_in(window, name), value: span_in(window, line.value), known });
+        let colon = name_at.start() + name_at.len();
+        let one_space = value_at.start() == colon + 2 && window.get(colon + 1) == Some(&b' ');
+        fields.push(Field { name: name_at, value: value_at, known, verbatim: spaces == 0 && one_space });
     }
     Ok(())
+}
+
+/// CRLF, nothing shorter.
+pub(super) fn check_line_end(behind: &[u8]) -> Result<(), HeadFault> {
+    if behind.starts_with(b"\r\n") { Ok(()) } else { Err(HeadFault::malformed("a bare LF in the head")) }
+}
+
+/// What ends a head must be CRLF twice.
+pub(super) fn check_head_end(head: &[u8]) -> Result<(), HeadFault> {
+    if head.ends_with(b"\r\n\r\n") { Ok(()) } else { Err(HeadFault::malformed("a bare LF in the head")) }
 }
 
 /// The span of a slice of the window.
@@ -141,22 +140,27 @@ pub(super) struct Framing {
 
 /// Reads Content-Length and Transfer-Encoding. RFC 9112 §6: anything that two readers could take differently is a fault.
 pub(super) fn framing(fields: &Fields) -> Result<Framing, HeadFault> {
+    const FRAMING: KnownSet = KnownSet::new(&[Known::ContentLength, Known::TransferEncoding]);
     let mut framing = Framing::default();
+    if !fields.may_have(FRAMING) {
+        return Ok(framing);
+    }
     let mut codings = 0;
-    for (_, value, known) in fields.iter() {
-        match known {
+    for field in fields.list() {
+        let value = || fields.bytes(field.value);
+        match field.known {
             Known::ContentLength => {
                 if framing.length.is_some() {
                     return Err(HeadFault::malformed("more than one Content-Length"));
                 }
-                framing.length = Some(decimal(value).ok_or(HeadFault::malformed("Content-Length is not a number"))?);
+                framing.length = Some(decimal(value()).ok_or(HeadFault::malformed("Content-Length is not a number"))?);
             }
             Known::TransferEncoding => {
                 codings += 1;
                 if codings > 1 {
                     return Err(HeadFault::malformed("more than one Transfer-Encoding"));
                 }
-                if !value.eq_ignore_ascii_case(b"chunked") {
+                if !value().eq_ignore_ascii_case(b"chunked") {
                     return Err(HeadFault::unsupported(501, "a transfer coding other than chunked"));
                 }
                 framing.chunked = true;

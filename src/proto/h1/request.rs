@@ -16,41 +16,45 @@ pub fn parse(head: &mut RequestHead, limits: &HeadLimits, paths: &Paths) -> Resu
     let window = head.fields.received().filled();
     let skipped = leading_line_ends(window);
     let bytes = window.get(skipped..).unwrap_or_default();
-    let Some(length) = head::head_len(bytes, head.searched.saturating_sub(skipped)) else {
+    // What was looked at before and had no end is only parsed again once it has one: trickling costs nobody a thing.
+    if head.searched > 0 && head::head_len(bytes, head.searched.saturating_sub(skipped)).is_none() {
         return partial(head, skipped, limits);
-    };
-    if length > limits.bytes {
-        return Err(too_large(bytes, limits));
     }
     head.fields.clear();
-    head.head_bytes = skipped + length;
-    head.searched = 0;
     let received = head.fields.take_received(); // borrowed while its fields are filed
     let filed = file(head, received.filled(), skipped, limits);
     *head.fields.received_mut() = received;
-    filed?;
+    let Some(length) = filed? else { return partial(head, skipped, limits) };
+    head.head_bytes = skipped + length;
+    head.searched = 0;
     target(head, paths)?;
     semantics(head)?;
     Ok(Progress::Complete)
 }
 
-/// Request line and field lines, by httparse.
-fn file(head: &mut RequestHead, window: &[u8], skipped: usize, limits: &HeadLimits) -> Result<(), HeadFault> {
-    let bytes = window.get(skipped..head.head_bytes).unwrap_or_default();
-    head::check_line_ends(bytes)?;
+/// Request line and field lines, by httparse. The head's length, if its end is there.
+fn file(head: &mut RequestHead, window: &[u8], skipped: usize, limits: &HeadLimits) -> Result<Option<usize>, HeadFault> {
+    let bytes = window.get(skipped..).unwrap_or_default();
     let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; limits::HEADERS_MAX];
     let room = room.get_mut(..limits.fields.min(limits::HEADERS_MAX)).unwrap_or_default();
     let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(bytes, room) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(HeadFault::malformed("the head ends before its fields do")),
+    let length = match request.parse_with_uninit_headers(bytes, room) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return Err(fault_of(error, bytes)),
+    };
+    if length > limits.bytes {
+        return Err(too_large(bytes, limits));
     }
     let target = request.path.unwrap_or_default().as_bytes();
     if target.len() > limits.target_bytes {
         return Err(HeadFault::too_large(414, "the target is too long"));
     }
+    head::check_head_end(bytes.get(..length).unwrap_or_default())?;
     let method = request.method.unwrap_or_default().as_bytes();
+    if head::span_in(window, method).start() != skipped {
+        return Err(HeadFault::malformed("line ends in front of the request line"));
+    }
     head.method = match Method::from_known(method) {
         Some(Method::Connect | Method::Trace) => return Err(HeadFault::unsupported(405, "CONNECT and TRACE are not served")),
         Some(known) => known,
@@ -58,7 +62,10 @@ fn file(head: &mut RequestHead, window: &[u8], skipped: usize, limits: &HeadLimi
     };
     head.version = if request.version == Some(0) { Version::Http10 } else { Version::Http11 };
     head.target = head::span_in(window, target);
-    head::take_fields(&mut head.fields, window, request.headers, true)
+    let behind_line = head.target.start() + head.target.len() + b" HTTP/1.1".len();
+    head::check_line_end(window.get(behind_line..).unwrap_or_default())?;
+    head::take_fields(&mut head.fields, window, request.headers, true)?;
+    Ok(Some(length))
 }
 
 fn fault_of(error: httparse::Error, bytes: &[u8]) -> HeadFault {
@@ -117,8 +124,10 @@ fn too_large(bytes: &[u8], limits: &HeadLimits) -> HeadFault {
 
 /// RFC 9110 §5.6.2.
 pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
+
+static TOKEN: [bool; 256] = crate::proto::octets(b"!#$%&'*+-.^_`|~");
 
 /// Target forms, canonical path and host. RFC 9112 §3.2; design.md §4.
 fn target(head: &mut RequestHead, paths: &Paths) -> Result<(), HeadFault> {

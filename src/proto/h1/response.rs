@@ -15,50 +15,59 @@ pub fn parse(head: &mut ResponseHead, request_method: Method, limits: &HeadLimit
     if !b"HTTP/1.".starts_with(window.get(..window.len().min(7)).unwrap_or_default()) {
         return Err(HeadFault::malformed("not an HTTP/1 response"));
     }
-    let Some(length) = head::head_len(window, head.searched) else {
-        if window.len() >= limits.bytes {
-            return Err(HeadFault::too_large(431, "the response head is too large"));
-        }
-        head.searched = window.len();
-        return Ok(Progress::Partial);
-    };
-    if length > limits.bytes {
-        return Err(HeadFault::too_large(431, "the response head is too large"));
+    if head.searched > 0 && head::head_len(window, head.searched).is_none() {
+        return partial(head, limits);
     }
     head.fields.clear();
-    head.searched = 0;
-    head.head_bytes = length;
     let received = head.fields.take_received(); // borrowed while its fields are filed
     let filed = file(head, received.filled(), limits);
     *head.fields.received_mut() = received;
-    filed?;
+    let Some(length) = filed? else { return partial(head, limits) };
+    head.searched = 0;
+    head.head_bytes = length;
     shape(head, request_method)?;
     Ok(Progress::Complete)
 }
 
-/// Status line and field lines, by httparse.
-fn file(head: &mut ResponseHead, window: &[u8], limits: &HeadLimits) -> Result<(), HeadFault> {
-    let bytes = window.get(..head.head_bytes).unwrap_or_default();
-    head::check_line_ends(bytes)?;
+fn partial(head: &mut ResponseHead, limits: &HeadLimits) -> Result<Progress, HeadFault> {
+    let there = head.fields.received().len();
+    if there >= limits.bytes {
+        return Err(HeadFault::too_large(431, "the response head is too large"));
+    }
+    head.searched = there;
+    Ok(Progress::Partial)
+}
+
+/// Status line and field lines, by httparse. The head's length, if its end is there.
+fn file(head: &mut ResponseHead, window: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadFault> {
     let mut room: FieldRoom<'_> = [const { MaybeUninit::uninit() }; limits::HEADERS_MAX];
     let room = room.get_mut(..limits.fields.min(limits::HEADERS_MAX)).unwrap_or_default();
     let mut response = httparse::Response::new(&mut []);
-    match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, room) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(HeadFault::malformed("the head ends before its fields do")),
+    let length = match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, window, room) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadFault::too_large(431, "too many response fields")),
         Err(_) => return Err(HeadFault::malformed("the response head is malformed")),
+    };
+    if length > limits.bytes {
+        return Err(HeadFault::too_large(431, "the response head is too large"));
     }
+    head::check_head_end(window.get(..length).unwrap_or_default())?;
     head.status = response.code.unwrap_or(0);
     if !(100..=599).contains(&head.status) {
         return Err(HeadFault::malformed("the status is none"));
     }
-    head.phrase = match response.reason.unwrap_or_default() {
-        "" => Span::default(),
-        phrase => head::span_in(window, phrase.as_bytes()),
+    let phrase = response.reason.unwrap_or_default();
+    head.phrase = if phrase.is_empty() { Span::default() } else { head::span_in(window, phrase.as_bytes()) };
+    let line = match head.phrase.is_empty() {
+        false => head.phrase.start() + head.phrase.len(),
+        // None, or one with octets above ASCII, which is not told.
+        true => memchr::memchr(b'\n', window).unwrap_or_default().saturating_sub(1),
     };
+    head::check_line_end(window.get(line..).unwrap_or_default())?;
     head.version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
-    head::take_fields(&mut head.fields, window, response.headers, false)
+    head::take_fields(&mut head.fields, window, response.headers, false)?;
+    Ok(Some(length))
 }
 
 /// RFC 9112 §6.3.

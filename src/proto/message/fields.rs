@@ -1,6 +1,6 @@
 //! Fields as slices into the received bytes, with edits in an arena beside them.
 
-use super::Known;
+use super::{Known, KnownSet};
 use crate::base::buf::Chunk;
 
 /// A run of bytes of a head: in the received buffer, or in the arena of edits.
@@ -54,6 +54,8 @@ pub struct Field {
     pub value: Span,
     /// Which well-known field it is.
     pub known: Known,
+    /// The line came as `Name: value` and CRLF, no other space around: it can go on as it lies in the received buffer.
+    pub verbatim: bool,
 }
 
 /// The field lines of a head in order, the buffer they lie in, and the arena their edits lie in.
@@ -62,6 +64,7 @@ pub struct Fields {
     received: Chunk,
     arena: Vec<u8>,
     list: Vec<Field>,
+    seen: KnownSet, // every well-known field of the list, and perhaps some that were removed
 }
 
 impl Fields {
@@ -101,11 +104,18 @@ impl Fields {
     pub fn clear(&mut self) {
         self.list.clear();
         self.arena.clear();
+        self.seen = KnownSet::default();
     }
 
     /// Appends a line as parsed.
     pub fn push(&mut self, field: Field) {
+        self.seen = self.seen.with(field.known);
         self.list.push(field);
+    }
+
+    /// True if one of these fields may be there; false if none is. Costs one comparison.
+    pub fn may_have(&self, any: KnownSet) -> bool {
+        self.seen.meets(any)
     }
 
     /// All lines in order.
@@ -120,12 +130,16 @@ impl Fields {
 
     /// The first value of a well-known field.
     pub fn known(&self, known: Known) -> Option<&[u8]> {
+        if !self.seen.contains(known) {
+            return None;
+        }
         self.list.iter().find(|field| field.known == known).map(|field| self.bytes(field.value))
     }
 
     /// All values of a well-known field.
     pub fn all_known(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.list.iter().filter(move |field| field.known == known).map(|field| self.bytes(field.value))
+        let lines = if self.seen.contains(known) { self.list.as_slice() } else { &[] };
+        lines.iter().filter(move |field| field.known == known).map(|field| self.bytes(field.value))
     }
 
     /// The first value of a field, its name compared without case.
@@ -136,31 +150,40 @@ impl Fields {
     /// All values of a field, its name compared without case.
     pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let known = Known::of(name);
-        self.list.iter().filter(move |field| self.is(field, known, name)).map(|field| self.bytes(field.value))
+        let lines = if self.may_name(known) { self.list.as_slice() } else { &[] };
+        lines.iter().filter(move |field| self.is(field, known, name)).map(|field| self.bytes(field.value))
     }
 
     /// Appends a line.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        let field = Field { known: Known::of(name), name: self.keep(name), value: self.keep(value) };
-        self.list.push(field);
+        self.add_as(Known::of(name), name, value);
+    }
+
+    fn add_as(&mut self, known: Known, name: &[u8], value: &[u8]) {
+        let field = Field { known, name: self.keep(name), value: self.keep(value), verbatim: false };
+        self.push(field);
     }
 
     /// Makes the field have exactly this value: its first line keeps its place, further ones go.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         let known = Known::of(name);
-        match self.list.iter().position(|field| self.is(field, known, name)) {
+        let first = if self.may_name(known) { self.position(0, known, name) } else { None };
+        match first {
             Some(first) => {
                 let value = self.keep(value);
-                self.list[first].value = value;
+                if let Some(field) = self.list.get_mut(first) {
+                    (field.value, field.verbatim) = (value, false);
+                }
                 self.remove_from(first + 1, known, name);
             }
-            None => self.add(name, value),
+            None => self.add_as(known, name, value),
         }
     }
 
     /// Removes every line of the field; says whether there was one.
     pub fn remove(&mut self, name: &[u8]) -> bool {
-        self.remove_from(0, Known::of(name), name)
+        let known = Known::of(name);
+        self.may_name(known) && self.remove_from(0, known, name)
     }
 
     /// Removes every line of a well-known field; says whether there was one.
@@ -171,15 +194,23 @@ impl Fields {
     }
 
     fn remove_from(&mut self, from: usize, known: Known, name: &[u8]) -> bool {
-        let before = self.list.len();
-        let mut list = std::mem::take(&mut self.list);
-        let mut at = 0;
-        list.retain(|field| {
-            at += 1;
-            at <= from || !self.is(field, known, name)
-        });
-        self.list = list;
-        before != self.list.len()
+        let mut at = from;
+        let mut removed = false;
+        while let Some(found) = self.position(at, known, name) {
+            self.list.remove(found);
+            (at, removed) = (found, true);
+        }
+        removed
+    }
+
+    fn position(&self, from: usize, known: Known, name: &[u8]) -> Option<usize> {
+        let found = self.list.get(from..)?.iter().position(|field| self.is(field, known, name))?;
+        Some(from + found)
+    }
+
+    /// False if no line can be the field's.
+    fn may_name(&self, known: Known) -> bool {
+        known == Known::Other || self.seen.contains(known)
     }
 
     fn is(&self, field: &Field, known: Known, name: &[u8]) -> bool {

@@ -1,4 +1,4 @@
-//! Well-known fields, recognised without hashing: by length, then by comparing once or twice.
+//! Well-known fields, recognised without hashing: by length, then by comparing three words once or twice.
 
 macro_rules! known {
     ($($variant:ident = $name:literal,)*) => {
@@ -40,19 +40,23 @@ const LONGEST: usize = 24;
 /// Up to this many known names share a length.
 const PER_LENGTH: usize = 8;
 
-/// Known fields by the length of their name.
-static BY_LENGTH: [[Known; PER_LENGTH]; LONGEST] = by_length();
+/// Known fields by the length of their name, each with its folded name.
+static BY_LENGTH: [[(Known, Folded); PER_LENGTH]; LONGEST] = by_length();
+
+/// A name without case in three words: two that overlap cover what is longer than one.
+type Folded = [u64; 3];
 
 impl Known {
     /// The well-known field of this name (compared without case), or [`Known::Other`].
     pub fn of(name: &[u8]) -> Self {
         let Some(row) = BY_LENGTH.get(name.len()) else { return Self::Other };
-        for &known in row {
-            if known == Self::Other {
+        let Some(folded) = fold(name) else { return Self::Other };
+        for (known, have) in row {
+            if *known == Self::Other {
                 break;
             }
-            if name.eq_ignore_ascii_case(known.name().as_bytes()) {
-                return known;
+            if *have == folded {
+                return *known;
             }
         }
         Self::Other
@@ -90,23 +94,59 @@ impl KnownSet {
         Self(self.0 & !known.bit())
     }
 
+    /// True if the sets share a member.
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// True if the field is in the set.
     pub const fn contains(self, known: Known) -> bool {
         self.0 & known.bit() != 0
     }
 }
 
-const fn by_length() -> [[Known; PER_LENGTH]; LONGEST] {
-    let mut table = [[Known::Other; PER_LENGTH]; LONGEST];
+/// Folds a name shorter than [`LONGEST`]. Setting the bit that tells the cases apart turns letters, digits and `-` into
+/// themselves and nothing else into one of them, once control bytes are ruled out (`None`).
+const fn fold(name: &[u8]) -> Option<Folded> {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    let raw = if let (Some(first), Some(last)) = (name.first_chunk::<8>(), name.last_chunk::<8>()) {
+        let behind = name.split_at(if name.len() < 16 { name.len() - 8 } else { 8 }).1;
+        let middle = match behind.first_chunk::<8>() {
+            Some(middle) => middle,
+            None => last,
+        };
+        [u64::from_le_bytes(*first), u64::from_le_bytes(*middle), u64::from_le_bytes(*last)]
+    } else if let (Some(first), Some(last)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
+        [u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32, CASE, CASE]
+    } else {
+        match name {
+            [a, b] => [CASE << 16 | (*b as u64) << 8 | *a as u64, CASE, CASE],
+            [a, b, c] => [CASE << 24 | (*c as u64) << 16 | (*b as u64) << 8 | *a as u64, CASE, CASE],
+            _ => return None,
+        }
+    };
+    let [first, middle, last] = raw;
+    let printable = (first | first >> 1) & (middle | middle >> 1) & (last | last >> 1) & CASE;
+    if printable != CASE {
+        return None;
+    }
+    Some([raw[0] | CASE, raw[1] | CASE, raw[2] | CASE])
+}
+
+const fn by_length() -> [[(Known, Folded); PER_LENGTH]; LONGEST] {
+    let mut table = [[(Known::Other, [0; 3]); PER_LENGTH]; LONGEST];
     let mut at = 0;
     while at < Known::ALL.len() {
         let known = Known::ALL[at];
         let row = known.name().len();
         let mut slot = 0;
-        while !matches!(table[row][slot], Known::Other) {
+        while !matches!(table[row][slot].0, Known::Other) {
             slot += 1; // a row that is too short fails the build here
         }
-        table[row][slot] = known;
+        table[row][slot] = match fold(known.name().as_bytes()) {
+            Some(folded) => (known, folded),
+            None => panic!("a known name is too short or holds a control byte"), // while building alone
+        };
         at += 1;
     }
     table
@@ -125,5 +165,20 @@ mod tests {
         assert_eq!(Known::of(b""), Known::Other);
         assert_eq!(Known::of(&[b'x'; 300]), Known::Other);
         assert!(Known::ALL.len() < 64, "a KnownSet has 64 bits");
+    }
+
+    #[test]
+    fn nothing_else_is_taken_for_a_known_name() {
+        for &known in Known::ALL {
+            let name = known.name().as_bytes();
+            for at in 0..name.len() {
+                for byte in 0..=255_u8 {
+                    let mut other = name.to_vec();
+                    other[at] = byte;
+                    let expected = Known::ALL.iter().copied().find(|k| other.eq_ignore_ascii_case(k.name().as_bytes()));
+                    assert_eq!(Known::of(&other), expected.unwrap_or(Known::Other), "{other:?}");
+                }
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::downstream::Downstream;
+use super::exchange::cold;
 use super::upload::{Upload, upstream_fault};
 use crate::base::buf::Chunk;
 use crate::base::error::{Error, Kind, Side};
@@ -75,7 +76,7 @@ pub async fn run(
                     if interim > limits::INTERIM_RESPONSES {
                         return Err(Error::new(Side::Upstream, Kind::Malformed));
                     }
-                    pass_interim(ctx, down, deadlines.send).await?;
+                    cold(pass_interim(ctx, down, deadlines.send)).await?;
                 }
                 _ => return Ok(()),
             }

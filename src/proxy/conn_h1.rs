@@ -34,7 +34,7 @@ pub async fn serve(core: Rc<Core>, stream: Stream, mut info: ConnInfo, proxy_pro
     let accepted = clock::refresh();
     let mut down = Downstream::new(stream);
     let mut parts = Box::new(Parts::default());
-    if proxy_protocol && !read_proxy_header(&core, &mut down, &mut info, accepted).await {
+    if proxy_protocol && !exchange::cold(read_proxy_header(&core, &mut down, &mut info, accepted)).await {
         return down.stream.close().await;
     }
     let mut first = Some(accepted);
@@ -44,12 +44,14 @@ pub async fn serve(core: Rc<Core>, stream: Stream, mut info: ConnInfo, proxy_pro
                 info.requests.set(info.requests.get() + 1);
                 exchange::run(&core, &mut down, &mut parts, &info, started).await
             }
-            Head::Faulty(fault, started) => exchange::refuse(&core, &mut down, &mut parts, &info, &fault, started).await,
+            Head::Faulty(fault, started) => {
+                exchange::cold(exchange::refuse(&core, &mut down, &mut parts, &info, &fault, started)).await
+            }
             Head::Gone => break,
         };
         match after {
             After::Keep => {}
-            After::Close => return down.linger().await,
+            After::Close => return exchange::cold(down.linger()).await,
             After::Cut => {
                 down.stream.reset_on_close();
                 break;

@@ -1,5 +1,6 @@
 //! One exchange, all its phases in order. APISIX request.md §4.1.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -84,7 +85,7 @@ impl<'e> Exchange<'e> {
         let ended = match self.route {
             Some(route) if route.chain.is_empty() && snapshot.global.is_empty() => None,
             Some(route) => self.request_phases(ctx, route).await,
-            None => match self.global_phases(ctx).await {
+            None => match cold(self.global_phases(ctx)).await {
                 None => {
                     ctx.reason = Reason::NoRoute;
                     Some(no_route())
@@ -93,9 +94,9 @@ impl<'e> Exchange<'e> {
             },
         };
         match (ended, self.route) {
-            (Some(answer), _) => self.answer(ctx, answer).await,
+            (Some(answer), _) => cold(self.answer(ctx, answer)).await,
             (None, Some(route)) => self.proxy(ctx, route).await,
-            (None, None) => self.answer(ctx, Answer::page(500)).await,
+            (None, None) => cold(self.answer(ctx, Answer::page(500))).await,
         }
     }
 
@@ -273,6 +274,12 @@ impl<'e> Exchange<'e> {
             self.core.log_line(|out| format.write(ctx, out));
         }
     }
+}
+
+/// Keeps a way that few requests take out of the exchange's own future, which every connection carries and every request
+/// walks through: it gets a future of its own when it is taken.
+pub(super) fn cold<T>(way: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> {
+    Box::pin(way)
 }
 
 /// Runs a phase of a chain that takes part in it.

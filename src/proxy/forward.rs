@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::attempt::{self, Deadlines};
 use super::conn_h1::After;
-use super::exchange::{Exchange, phase};
+use super::exchange::{Exchange, cold, phase};
 use super::relay::{self, Download};
 use super::{outgoing, respond, upgrade};
 use crate::base::buf::Chunk;
@@ -39,11 +39,11 @@ impl<'e> Exchange<'e> {
             Target::Upstream(spec) => spec,
             Target::Broken(status) => {
                 ctx.reason = Reason::RouteBroken;
-                return self.answer(ctx, Answer::page(*status)).await;
+                return cold(self.answer(ctx, Answer::page(*status))).await;
             }
             Target::None => {
                 ctx.reason = Reason::NoUpstream;
-                return self.answer(ctx, Answer::page(503)).await;
+                return cold(self.answer(ctx, Answer::page(503))).await;
             }
         };
         let timeouts = &self.view.snapshot.gateway.timeouts;
@@ -51,15 +51,23 @@ impl<'e> Exchange<'e> {
         let deadlines = Deadlines { upstream, body: timeouts.body, send: timeouts.send };
         let websocket = route.websocket && ctx.request.upgrades_websocket;
         match self.reach(ctx, spec, websocket, &deadlines).await {
-            Ok((picked, up)) if ctx.response.status == 101 => self.upgraded(ctx, spec, picked, up, websocket, &deadlines).await,
+            Ok((picked, up)) if ctx.response.status == 101 => {
+                cold(self.upgraded(ctx, spec, picked, up, websocket, &deadlines)).await
+            }
             Ok((picked, up)) => self.deliver(ctx, spec, picked, up, &deadlines).await,
-            Err(Failure::Client(error)) => self.body_failed(ctx, error).await,
-            Err(Failure::Answer(answer)) => self.answer(ctx, answer).await,
-            Err(Failure::NoNode(status)) => {
+            Err(failure) => cold(self.failed(ctx, failure)).await,
+        }
+    }
+
+    async fn failed(&mut self, ctx: &mut Ctx<'e>, failure: Failure) -> After {
+        match failure {
+            Failure::Client(error) => self.body_failed(ctx, error).await,
+            Failure::Answer(answer) => self.answer(ctx, answer).await,
+            Failure::NoNode(status) => {
                 ctx.reason = Reason::NoUpstream;
                 self.answer(ctx, Answer::page(status)).await
             }
-            Err(Failure::Upstream) => {
+            Failure::Upstream => {
                 ctx.source = Source::Proxy;
                 let status = ctx.tries.last().map_or(502, |last| last.status);
                 self.answer(ctx, Answer::page(status)).await
@@ -79,7 +87,7 @@ impl<'e> Exchange<'e> {
         let mut tried = Tried::default();
         let allowed = 1 + (spec.retries as usize).min(limits::TRIES_MAX - 1);
         if ctx.request.expects_continue && !ctx.request.body.is_empty() {
-            self.say_continue(ctx, deadlines).await.map_err(Failure::Client)?;
+            cold(self.say_continue(ctx, deadlines)).await.map_err(Failure::Client)?;
         }
         loop {
             let Some(picked) = self.pick(spec, &tried) else {
@@ -156,7 +164,7 @@ impl<'e> Exchange<'e> {
             let mut up = match pooled.take() {
                 Some(up) => up,
                 None => {
-                    let (at, up) = self.connect_any(ctx, spec, picked, deadlines).await?;
+                    let (at, up) = cold(self.connect_any(ctx, spec, picked, deadlines)).await?;
                     picked = at;
                     up
                 }
@@ -284,7 +292,7 @@ impl<'e> Exchange<'e> {
         let (after, whole) = if relay::streams(ctx, filters) {
             self.deliver_streaming(ctx, &mut up, deadlines).await
         } else {
-            self.deliver_changed(ctx, &mut up, filters, deadlines).await
+            cold(self.deliver_changed(ctx, &mut up, filters, deadlines)).await
         };
         if let Some(last) = ctx.tries.last_mut() {
             last.total = clock::now().since(ctx.started);
@@ -304,7 +312,7 @@ impl<'e> Exchange<'e> {
         let mut out = respond::write(ctx, &manner, super::core::date().as_bytes());
         let mut body = match Download::begin(ctx, manner.framing, &mut out) {
             Ok(body) => body,
-            Err(error) => return (self.bad_gateway(ctx, error).await, false),
+            Err(error) => return (cold(self.bad_gateway(ctx, error)).await, false),
         };
         let streamed = relay::stream(ctx, self.down, up, &mut self.upload, &mut body, manner.framing, out, deadlines).await;
         ctx.sent.body_bytes = body.data;
@@ -334,7 +342,7 @@ impl<'e> Exchange<'e> {
         let mut first = Chunk::small();
         let mut body = match Download::begin(ctx, Framing::Plain, &mut first) {
             Ok(body) => body,
-            Err(error) => return (self.bad_gateway(ctx, error).await, false),
+            Err(error) => return (cold(self.bad_gateway(ctx, error)).await, false),
         };
         let plan = std::mem::take(&mut ctx.body_plan);
         ctx.reason = Reason::Done;

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use super::attempt::Deadlines;
 use super::downstream::Downstream;
+use super::exchange::cold;
 use super::reframe::{self, Framing};
 use super::upload::{Upload, upstream_fault};
 use crate::base::buf::Chunk;
@@ -149,7 +150,7 @@ pub async fn stream(
             Step::Failed(error) => return Err(error),
             Step::Yield => {
                 turn = 0;
-                rt::yield_now().await;
+                cold(rt::yield_now()).await;
             }
         }
     }

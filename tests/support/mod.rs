@@ -78,6 +78,11 @@ pub struct Gateway {
 impl Gateway {
     /// Starts with resources; `settings` are further lines of `gateway:` (two spaces in front).
     pub fn start(driver: &'static str, settings: &str, resources: &str) -> Self {
+        Self::start_as(driver, settings, resources, |_| {})
+    }
+
+    /// The same; `prepare` may change the command before it runs.
+    pub fn start_as(driver: &'static str, settings: &str, resources: &str, prepare: impl FnOnce(&mut Command)) -> Self {
         let scratch = Scratch::new();
         let (address, control): (SocketAddr, SocketAddr) =
             (([127, 0, 0, 1], free_port()).into(), ([127, 0, 0, 1], free_port()).into());
@@ -86,13 +91,10 @@ impl Gateway {
         gateway.child.wait().unwrap();
         gateway.write(resources);
         let errors = std::fs::File::create(gateway.scratch.0.join("stderr")).unwrap();
-        gateway.child = Command::new(env!("CARGO_BIN_EXE_ringway"))
-            .args(["run", "-c"])
-            .arg(gateway.scratch.0.join("ringway.yaml"))
-            .stdout(Stdio::null())
-            .stderr(errors)
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
+        command.args(["run", "-c"]).arg(gateway.scratch.0.join("ringway.yaml")).stdout(Stdio::null()).stderr(errors);
+        prepare(&mut command);
+        gateway.child = command.spawn().unwrap();
         until("readiness", || {
             let ready = http_get(gateway.control, "/status/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"));
             assert!(gateway.child.try_wait().unwrap().is_none(), "the gateway ended: {}", gateway.stderr());
@@ -104,8 +106,12 @@ impl Gateway {
     fn write(&self, resources: &str) {
         let log = self.scratch.0.join("access.log");
         let text = format!(
-            "gateway:\n  workers: {{count: 1, driver: {}}}\n  control: {{address: \"{}\"}}\n  access_log: {{path: {}}}\n{}{}\n{resources}\n",
-            self.driver,
+            "gateway:\n{}  control: {{address: \"{}\"}}\n  access_log: {{path: {}}}\n{}{}\n{resources}\n",
+            if self.settings.contains("workers:") {
+                String::new()
+            } else {
+                format!("  workers: {{count: 1, driver: {}}}\n", self.driver)
+            },
             self.control,
             log.display(),
             if self.settings.contains("listeners:") {
@@ -135,6 +141,13 @@ impl Gateway {
 
     pub fn signal(&self, name: &str) {
         assert!(Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap().success());
+    }
+
+    /// Resident memory of the process in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub fn wait_for_end(&mut self) -> std::process::ExitStatus {

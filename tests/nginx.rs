@@ -95,7 +95,10 @@ fn the_answers_of_nginx_arrive_as_they_are() {
                 assert_eq!(zipped.header("transfer-encoding"), Some("chunked"));
                 assert!(zipped.whole && unzip(&zipped.body) == text, "{driver} {node}");
             }
-            assert!(support::control(&gateway, "/metrics").contains("ringway_upstream_connects_total{worker=\"0\"} 1\n"), "kept alive");
+            assert!(
+                support::control(&gateway, "/metrics").contains("ringway_upstream_connects_total{worker=\"0\"} 1\n"),
+                "kept alive"
+            );
         }
     }
 }

@@ -31,7 +31,7 @@ async fn bounded(test: impl Future<Output = ()>) {
     rt::spawn(async {
         let begun = Instant::now();
         while begun.elapsed() < DEADLINE {
-            rt::sleep(watch::SWEEP).await;
+            timer(watch::SWEEP).await;
             watch::sweep(clock::refresh());
         }
         eprintln!("the test hangs");
@@ -39,6 +39,11 @@ async fn bounded(test: impl Future<Output = ()>) {
     });
     clock::refresh();
     test.await;
+}
+
+/// The runtime's timer, which the tests look at themselves.
+async fn timer(duration: Duration) {
+    rt::sleep(duration).await; // between two looks
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -67,7 +72,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < DEADLINE, "waited in vain for {what}");
-        rt::sleep(Duration::from_millis(1)).await;
+        timer(Duration::from_millis(1)).await;
     }
 }
 
@@ -132,7 +137,7 @@ fn a_listener_that_stops_gives_up_no_connection() {
                 end.set(true);
             });
             if round % 2 == 0 {
-                rt::sleep(Duration::from_millis(1)).await; // an accept is in flight; else nothing was polled yet
+                rt::yield_now().await; // an accept is in flight; else nothing was polled yet
             }
             let mut clients: Vec<TcpStream> = (0..30).map(|_| TcpStream::connect(address).unwrap()).collect();
             acceptor.stop();
@@ -166,7 +171,7 @@ fn a_yield_starves_nobody() {
         let ticking = ticks.clone();
         rt::spawn(async move {
             for _ in 0..5 {
-                rt::sleep(Duration::from_millis(2)).await;
+                timer(Duration::from_millis(2)).await;
                 ticking.set(ticking.get() + 1);
             }
         });

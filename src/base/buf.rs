@@ -7,12 +7,13 @@ use std::cell::RefCell;
 
 use crate::base::limits;
 
-/// A buffer lent by the thread's pool. The allocation is zeroed once and never shrinks.
-#[derive(Debug)]
+/// A buffer lent by the thread's pool. The allocation is zeroed once and never shrinks. Small, because operations and
+/// futures carry it about: no allocation comes near the 4 GiB that its offsets can count.
+#[derive(Debug, Default)]
 pub struct Chunk {
-    bytes: Vec<u8>, // len == capacity, always
-    start: usize,
-    end: usize,
+    bytes: Box<[u8]>,
+    start: u32,
+    end: u32,
 }
 
 impl Chunk {
@@ -32,19 +33,19 @@ impl Chunk {
     }
 
     /// A chunk without memory, to stand where one was taken out.
-    pub const fn empty() -> Self {
-        Self { bytes: Vec::new(), start: 0, end: 0 }
+    pub fn empty() -> Self {
+        Self::default()
     }
 
     fn lend(bytes: usize) -> Self {
         let pooled = POOL.try_with(|pool| pool.borrow_mut().take(bytes)).ok().flatten();
-        let bytes = pooled.unwrap_or_else(|| vec![0; bytes]);
+        let bytes = pooled.unwrap_or_else(|| vec![0; bytes.min(u32::MAX as usize)].into_boxed_slice());
         Self { bytes, start: 0, end: 0 }
     }
 
     /// Bytes in the window.
     pub fn len(&self) -> usize {
-        self.end - self.start
+        (self.end - self.start) as usize
     }
 
     /// True when the window holds nothing.
@@ -59,37 +60,37 @@ impl Chunk {
 
     /// Bytes that still fit behind the window.
     pub fn room(&self) -> usize {
-        self.bytes.len() - self.end
+        self.bytes.len() - self.end as usize
     }
 
     /// The window.
     pub fn filled(&self) -> &[u8] {
-        self.bytes.get(self.start..self.end).unwrap_or_default()
+        self.bytes.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     /// The window, writable.
     pub fn filled_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.start..self.end).unwrap_or_default()
+        self.bytes.get_mut(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     /// Where the window begins in the allocation, in bytes.
     pub fn start(&self) -> usize {
-        self.start
+        self.start as usize
     }
 
     /// The free bytes behind the window; call [`Chunk::advance`] after writing to them.
     pub fn room_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.end..).unwrap_or_default()
+        self.bytes.get_mut(self.end as usize..).unwrap_or_default()
     }
 
     /// Takes `n` bytes written behind the window into it (clamped to the room).
     pub fn advance(&mut self, n: usize) {
-        self.end += n.min(self.room());
+        self.end += n.min(self.room()) as u32;
     }
 
     /// Drops `n` bytes from the front of the window (clamped to its length). An emptied window starts over at 0.
     pub fn consume(&mut self, n: usize) {
-        self.start += n.min(self.len());
+        self.start += n.min(self.len()) as u32;
         if self.start == self.end {
             self.clear();
         }
@@ -97,7 +98,7 @@ impl Chunk {
 
     /// Shortens the window to its first `n` bytes.
     pub fn truncate(&mut self, n: usize) {
-        self.end = self.start + n.min(self.len());
+        self.end = self.start + n.min(self.len()) as u32;
     }
 
     /// Empties the window.
@@ -110,10 +111,11 @@ impl Chunk {
     #[must_use]
     #[inline]
     pub fn append(&mut self, data: &[u8]) -> bool {
-        match self.bytes.get_mut(self.end..self.end + data.len()) {
+        let end = self.end as usize;
+        match self.bytes.get_mut(end..end + data.len()) {
             Some(room) => {
                 room.copy_from_slice(data);
-                self.end += data.len();
+                self.end += data.len() as u32;
                 true
             }
             None => false,
@@ -123,7 +125,7 @@ impl Chunk {
     /// Moves the empty window `n` bytes in, so that as much can be put in front of what will be read.
     pub fn reserve_front(&mut self, n: usize) {
         if self.is_empty() {
-            self.start = n.min(self.bytes.len());
+            self.start = n.min(self.bytes.len()) as u32;
             self.end = self.start;
         }
     }
@@ -131,11 +133,11 @@ impl Chunk {
     /// Puts `data` directly in front of the window if it fits there; says whether it did.
     #[must_use]
     pub fn prepend(&mut self, data: &[u8]) -> bool {
-        let Some(start) = self.start.checked_sub(data.len()) else { return false };
-        match self.bytes.get_mut(start..self.start) {
+        let Some(start) = (self.start as usize).checked_sub(data.len()) else { return false };
+        match self.bytes.get_mut(start..self.start as usize) {
             Some(front) => {
                 front.copy_from_slice(data);
-                self.start = start;
+                self.start = start as u32;
                 true
             }
             None => false,
@@ -153,7 +155,7 @@ impl Chunk {
     /// Moves the window to the front of the allocation, so that all free bytes lie behind it.
     pub fn compact(&mut self) {
         if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
+            self.bytes.copy_within(self.start as usize..self.end as usize, 0);
             self.end -= self.start;
             self.start = 0;
         }
@@ -175,12 +177,6 @@ impl Chunk {
     }
 }
 
-impl Default for Chunk {
-    fn default() -> Self {
-        Self::empty()
-    }
-}
-
 impl Drop for Chunk {
     fn drop(&mut self) {
         if self.bytes.is_empty() {
@@ -193,8 +189,8 @@ impl Drop for Chunk {
 
 #[derive(Default)]
 struct Pool {
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
+    small: Vec<Box<[u8]>>,
+    large: Vec<Box<[u8]>>,
 }
 
 thread_local! {
@@ -202,7 +198,7 @@ thread_local! {
 }
 
 impl Pool {
-    fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
+    fn take(&mut self, bytes: usize) -> Option<Box<[u8]>> {
         match bytes {
             limits::CHUNK_SMALL_BYTES => self.small.pop(),
             limits::CHUNK_LARGE_BYTES => self.large.pop(),
@@ -210,7 +206,7 @@ impl Pool {
         }
     }
 
-    fn give_back(&mut self, bytes: Vec<u8>) {
+    fn give_back(&mut self, bytes: Box<[u8]>) {
         let (list, kept) = match bytes.len() {
             limits::CHUNK_SMALL_BYTES => (&mut self.small, limits::CHUNK_SMALL_KEPT),
             limits::CHUNK_LARGE_BYTES => (&mut self.large, limits::CHUNK_LARGE_KEPT),

@@ -1,6 +1,6 @@
 //! Checks a tree against the table of fields. Everything wrong is reported; nothing is changed.
 
-use super::fields::{Field, META, Schema, Ty};
+use super::fields::{Field, META, Rule, Schema, Ty};
 use super::raw::{Kind, Node};
 use super::report::{Report, Severity};
 use super::suggest::nearest;
@@ -32,6 +32,31 @@ impl Checker<'_> {
         for required in schema.required {
             if !entries.iter().any(|(key, _)| key.text == *required) {
                 self.report.error(node.place, path, format!("`{required}` is required"));
+            }
+        }
+        self.rules(node, schema, path);
+    }
+
+    fn rules(&mut self, node: &Node, schema: &Schema, path: &str) {
+        for rule in schema.rules {
+            let (first, others, needs) = match *rule {
+                Rule::Needs(first, others) => (first, others, true),
+                Rule::NotWith(first, others) => (first, others, false),
+                Rule::OneOf(names, unless, value) => {
+                    let excused = node.get(unless).and_then(Node::text) == Some(value);
+                    if !excused && !names.iter().any(|name| node.get(name).is_some()) {
+                        self.report.error(node.place, path, format!("one of `{}` is required", names.join("`, `")));
+                    }
+                    continue;
+                }
+            };
+            let Some(place) = node.get(first).map(|value| value.place) else { continue };
+            for other in others.iter().filter(|other| node.get(other).is_some() != needs) {
+                let message = match needs {
+                    true => format!("`{first}` needs `{other}` beside it"),
+                    false => format!("only one of `{first}` and `{other}` is allowed"),
+                };
+                self.report.error(place, path, message);
             }
         }
     }
@@ -93,7 +118,8 @@ impl Checker<'_> {
                 Kind::List(items) => items.iter().for_each(|item| self.text(item, 1, 4096, path)),
                 _ => self.wrong_type(node, path, "a string or an array of strings"),
             },
-            Ty::NotYet(what) => {
+            Ty::NotYet(what, checked) => {
+                self.value(node, checked, path);
                 self.report.error(node.place, path, format!("{what} not supported yet"));
             }
             other => self.parsed(node, other, path),

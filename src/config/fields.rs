@@ -1,6 +1,8 @@
 //! The one table of fields: the checker, the JSON Schema and the reference are made of it. Bounds and defaults are APISIX's
 //! (apisix/resource-fields.md) and, for `gateway:`, design.md §5.
 
+use super::later;
+
 /// What a field may hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ty {
@@ -48,8 +50,19 @@ pub(super) enum Ty {
     Any,
     /// Text or list of text.
     TextOrList,
-    /// Known, checked by APISIX, not built yet.
-    NotYet(&'static str),
+    /// Known and checked as the second says, but not built yet, which the first says (`health checks are`).
+    NotYet(&'static str, &'static Ty),
+}
+
+/// What binds the fields of an object to each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Rule {
+    /// With the first the others are needed.
+    Needs(&'static str, &'static [&'static str]),
+    /// With the first none of the others is allowed.
+    NotWith(&'static str, &'static [&'static str]),
+    /// One of these is needed, unless a field has a value.
+    OneOf(&'static [&'static str], &'static str, &'static str),
 }
 
 /// One field.
@@ -70,23 +83,28 @@ pub(super) struct Schema {
     pub(super) closed: bool,
     pub(super) required: &'static [&'static str],
     pub(super) fields: &'static [Field],
+    pub(super) rules: &'static [Rule],
 }
 
-const fn f(name: &'static str, ty: Ty, default: &'static str, doc: &'static str) -> Field {
+pub(super) const fn f(name: &'static str, ty: Ty, default: &'static str, doc: &'static str) -> Field {
     Field { name, ty, default, doc }
 }
 
-const fn object(name: &'static str, fields: &'static [Field]) -> Schema {
-    Schema { name, closed: true, required: &[], fields }
+pub(super) const fn object(name: &'static str, fields: &'static [Field]) -> Schema {
+    ruled(name, fields, &[])
 }
 
-const NAME: Field = f("name", Ty::Text(1, 256), "", "Name for people, logs and metrics; need not be unique.");
-const ID: Field = f("id", Ty::Id, "", "Id by which other resources refer to it.");
-const DESC: Field = f("desc", Ty::Text(0, 256), "", "Description.");
-const LABELS: Field = f("labels", Ty::Labels, "", "Labels: text values without blanks.");
-const CREATED: Field = f("create_time", Ty::Int(0, i64::MAX), "", "Set by writers; has no effect.");
-const UPDATED: Field = f("update_time", Ty::Int(0, i64::MAX), "", "Set by writers; has no effect.");
-const PLUGINS: Field = f("plugins", Ty::Plugins, "", "Plugins by name.");
+pub(super) const fn ruled(name: &'static str, fields: &'static [Field], rules: &'static [Rule]) -> Schema {
+    Schema { name, closed: true, required: &[], fields, rules }
+}
+
+pub(super) const NAME: Field = f("name", Ty::Text(1, 256), "", "Name for people, logs and metrics; need not be unique.");
+pub(super) const ID: Field = f("id", Ty::Id, "", "Id by which other resources refer to it.");
+pub(super) const DESC: Field = f("desc", Ty::Text(0, 256), "", "Description.");
+pub(super) const LABELS: Field = f("labels", Ty::Labels, "", "Labels: text values without blanks.");
+pub(super) const CREATED: Field = f("create_time", Ty::Int(0, i64::MAX), "", "Set by writers; has no effect.");
+pub(super) const UPDATED: Field = f("update_time", Ty::Int(0, i64::MAX), "", "Set by writers; has no effect.");
+pub(super) const PLUGINS: Field = f("plugins", Ty::Plugins, "", "Plugins by name.");
 const HOSTS: Ty = Ty::List(&Ty::Host, 1);
 
 pub(super) const METHODS: &[&str] = &["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PURGE"];
@@ -102,18 +120,23 @@ pub(super) static ROOT: Schema = object(
         f("upstreams", Ty::List(&Ty::Object(&UPSTREAM), 0), "", "Upstreams."),
         f("consumers", Ty::List(&Ty::Object(&CONSUMER), 0), "", "Consumers and their credentials."),
         f("consumer_groups", Ty::List(&Ty::Object(&CONSUMER_GROUP), 0), "", "Plugins that several consumers share."),
-        f("ssls", Ty::List(&Ty::NotYet("TLS certificates (ssls) are"), 0), "", "TLS certificates."),
+        f("ssls", Ty::List(&Ty::NotYet("TLS certificates (ssls) are", &Ty::Object(&later::SSL)), 0), "", "TLS certificates."),
         f("global_rules", Ty::List(&Ty::Object(&GLOBAL_RULE), 0), "", "Plugins of every request."),
         f("plugin_configs", Ty::List(&Ty::Object(&PLUGIN_CONFIG), 0), "", "Plugins that several routes share."),
         f("plugin_metadata", Ty::List(&Ty::Object(&METADATA), 0), "", "Settings of a plugin for all its uses; `id` is its name."),
         f("plugins", Ty::List(&Ty::Object(&ENABLED), 0), "", "The plugins that are enabled; all of them where absent."),
-        f("stream_routes", Ty::List(&Ty::NotYet("stream routes are"), 0), "", "TCP and UDP routes."),
-        f("protos", Ty::List(&Ty::NotYet("protos are"), 0), "", "Protocol buffer definitions."),
-        f("secrets", Ty::List(&Ty::NotYet("secret managers are"), 0), "", "Secret managers."),
+        f(
+            "stream_routes",
+            Ty::List(&Ty::NotYet("stream routes are", &Ty::Object(&later::STREAM_ROUTE)), 0),
+            "",
+            "TCP and UDP routes.",
+        ),
+        f("protos", Ty::List(&Ty::NotYet("protos are", &Ty::Object(&later::PROTO)), 0), "", "Protocol buffer definitions."),
+        f("secrets", Ty::List(&Ty::NotYet("secret managers are", &Ty::Object(&later::SECRET)), 0), "", "Secret managers."),
     ],
 );
 
-pub(super) static ROUTE: Schema = object(
+pub(super) static ROUTE: Schema = ruled(
     "route",
     &[
         f("uri", Ty::Text(1, 4096), "", "Path pattern: exact, `prefix*`, `/a/:name`; exactly one of `uri` and `uris`."),
@@ -133,8 +156,8 @@ pub(super) static ROUTE: Schema = object(
         f("timeout", Ty::Object(&TIMEOUT), "", "Overrides the upstream's, whole."),
         f("enable_websocket", Ty::Bool, "false", "WebSocket upgrades are passed on."),
         f("status", Ty::Int(0, 1), "1", "0 takes the route out of matching."),
-        f("filter_func", Ty::NotYet("`filter_func` (Lua) is"), "", "Lua; use `vars`."),
-        f("script", Ty::NotYet("`script` (Lua) is"), "", "Lua."),
+        f("filter_func", Ty::NotYet("`filter_func` (Lua) is", &Ty::Text(10, 1 << 20)), "", "Lua; use `vars`."),
+        f("script", Ty::NotYet("`script` (Lua) is", &Ty::Text(10, 102_400)), "", "Lua."),
         f("script_id", Ty::Id, "", "Has no effect."),
         ID,
         NAME,
@@ -143,6 +166,7 @@ pub(super) static ROUTE: Schema = object(
         CREATED,
         UPDATED,
     ],
+    &[Rule::NotWith("script", &["plugins", "plugin_config_id"])],
 );
 
 pub(super) static SERVICE: Schema = object(
@@ -153,7 +177,7 @@ pub(super) static SERVICE: Schema = object(
         f("upstream_id", Ty::Id, "", "The upstream its routes lead to."),
         f("upstream", Ty::Object(&UPSTREAM), "", "The same, written in place."),
         f("enable_websocket", Ty::Bool, "false", "For its routes that are silent about it."),
-        f("script", Ty::NotYet("`script` (Lua) is"), "", "Lua."),
+        f("script", Ty::NotYet("`script` (Lua) is", &Ty::Text(10, 102_400)), "", "Lua."),
         ID,
         NAME,
         DESC,
@@ -163,7 +187,7 @@ pub(super) static SERVICE: Schema = object(
     ],
 );
 
-pub(super) static UPSTREAM: Schema = object(
+pub(super) static UPSTREAM: Schema = ruled(
     "upstream",
     &[
         f("nodes", Ty::Nodes, "", "`{\"host:port\": weight}`, or a list of `{host, port, weight, priority}`."),
@@ -185,11 +209,11 @@ pub(super) static UPSTREAM: Schema = object(
         f("retry_timeout", Ty::Number(false), "0", "Seconds after which no retry begins; 0 is no limit."),
         f("timeout", Ty::Object(&TIMEOUT), "60 s each", "Deadlines towards the node."),
         f("keepalive_pool", Ty::Object(&KEEPALIVE_POOL), "", "Idle connections, per worker and node."),
-        f("checks", Ty::NotYet("health checks are"), "", "Health checks."),
-        f("tls", Ty::NotYet("TLS to upstreams is"), "", "TLS to the nodes."),
-        f("service_name", Ty::NotYet("service discovery is"), "", "Service discovery."),
-        f("discovery_type", Ty::NotYet("service discovery is"), "", "Service discovery."),
-        f("discovery_args", Ty::Any, "", "Service discovery."),
+        f("checks", Ty::NotYet("health checks are", &Ty::Object(&later::CHECKS)), "", "Health checks."),
+        f("tls", Ty::NotYet("TLS to upstreams is", &Ty::Object(&later::UPSTREAM_TLS)), "", "TLS to the nodes."),
+        f("service_name", Ty::NotYet("service discovery is", &Ty::Text(1, 256)), "", "Name to discover nodes by."),
+        f("discovery_type", Ty::Text(0, 256), "", "Registry to discover nodes in."),
+        f("discovery_args", Ty::Object(&later::DISCOVERY_ARGS), "", "Where to look in it."),
         f("hash_on", Ty::Enum(&["vars", "header", "cookie", "consumer", "vars_combinations"]), "vars", "For `chash`."),
         f("key", Ty::Text(0, 4096), "", "For `chash`."),
         ID,
@@ -199,28 +223,36 @@ pub(super) static UPSTREAM: Schema = object(
         CREATED,
         UPDATED,
     ],
+    &[
+        Rule::Needs("service_name", &["discovery_type"]),
+        Rule::Needs("discovery_type", &["service_name"]),
+        Rule::NotWith("nodes", &["service_name"]),
+    ],
 );
 
 pub(super) static TIMEOUT: Schema = Schema {
-    name: "timeout",
     closed: false,
     required: &["connect", "send", "read"],
-    fields: &[
-        f("connect", Ty::Number(true), "", "Seconds until the connection is there."),
-        f("send", Ty::Number(true), "", "Seconds between two advances of sending."),
-        f("read", Ty::Number(true), "", "Seconds between two advances of receiving."),
-    ],
+    ..object(
+        "timeout",
+        &[
+            f("connect", Ty::Number(true), "", "Seconds until the connection is there."),
+            f("send", Ty::Number(true), "", "Seconds between two advances of sending."),
+            f("read", Ty::Number(true), "", "Seconds between two advances of receiving."),
+        ],
+    )
 };
 
 pub(super) static KEEPALIVE_POOL: Schema = Schema {
-    name: "keepalive_pool",
     closed: false,
-    required: &[],
-    fields: &[
-        f("size", Ty::Int(1, u32::MAX as i64), "320", "Idle connections kept."),
-        f("idle_timeout", Ty::Number(false), "60", "Seconds one may be idle."),
-        f("requests", Ty::Int(1, u32::MAX as i64), "1000", "Requests one carries in all."),
-    ],
+    ..object(
+        "keepalive_pool",
+        &[
+            f("size", Ty::Int(1, u32::MAX as i64), "320", "Idle connections kept."),
+            f("idle_timeout", Ty::Number(false), "60", "Seconds one may be idle."),
+            f("requests", Ty::Int(1, u32::MAX as i64), "1000", "Requests one carries in all."),
+        ],
+    )
 };
 
 pub(super) static CONSUMER: Schema = object(
@@ -238,39 +270,32 @@ pub(super) static CONSUMER: Schema = object(
     ],
 );
 
-pub(super) static CONSUMER_GROUP: Schema = Schema {
-    name: "consumer_group",
-    closed: true,
-    required: &["id", "plugins"],
-    fields: &[ID, PLUGINS, NAME, DESC, LABELS, CREATED, UPDATED],
-};
+pub(super) static CONSUMER_GROUP: Schema =
+    Schema { required: &["id", "plugins"], ..object("consumer_group", &[ID, PLUGINS, NAME, DESC, LABELS, CREATED, UPDATED]) };
 
-pub(super) static PLUGIN_CONFIG: Schema = Schema {
-    name: "plugin_config",
-    closed: true,
-    required: &["id", "plugins"],
-    fields: &[ID, PLUGINS, NAME, DESC, LABELS, CREATED, UPDATED],
-};
+pub(super) static PLUGIN_CONFIG: Schema =
+    Schema { required: &["id", "plugins"], ..object("plugin_config", &[ID, PLUGINS, NAME, DESC, LABELS, CREATED, UPDATED]) };
 
 pub(super) static GLOBAL_RULE: Schema =
-    Schema { name: "global_rule", closed: true, required: &["id", "plugins"], fields: &[ID, PLUGINS, CREATED, UPDATED] };
+    Schema { required: &["id", "plugins"], ..object("global_rule", &[ID, PLUGINS, CREATED, UPDATED]) };
 
 /// `plugin_metadata`: the plugin itself checks the rest.
 pub(super) static METADATA: Schema = Schema {
-    name: "plugin_metadata",
     closed: false,
     required: &["id"],
-    fields: &[f("id", Ty::Text(1, 256), "", "Name of the plugin.")],
+    ..object("plugin_metadata", &[f("id", Ty::Text(1, 256), "", "Name of the plugin.")])
 };
 
 pub(super) static ENABLED: Schema = Schema {
-    name: "plugins",
     closed: false,
     required: &["name"],
-    fields: &[
-        f("name", Ty::Text(1, 256), "", "Name of an enabled plugin."),
-        f("stream", Ty::Bool, "false", "It is a stream plugin."),
-    ],
+    ..object(
+        "plugins",
+        &[
+            f("name", Ty::Text(1, 256), "", "Name of an enabled plugin."),
+            f("stream", Ty::Bool, "false", "It is a stream plugin."),
+        ],
+    )
 };
 
 /// `_meta` of every plugin configuration.
@@ -281,7 +306,7 @@ pub(super) static META: Schema = object(
         f("error_response", Ty::Any, "", "Text or object sent instead of the plugin's own error body."),
         f("priority", Ty::Int(i64::MIN, i64::MAX), "the plugin's own", "Its place in the order."),
         f("filter", Ty::Vars, "", "The plugin runs only where this expression holds."),
-        f("pre_function", Ty::NotYet("`pre_function` (Lua) is"), "", "Lua."),
+        f("pre_function", Ty::NotYet("`pre_function` (Lua) is", &Ty::Text(0, 1 << 20)), "", "Lua."),
     ],
 );
 
@@ -293,7 +318,7 @@ pub(super) static GATEWAY: Schema = object(
         f("listeners", Ty::List(&Ty::Object(&LISTENER), 1), "plain HTTP on 0.0.0.0:9080", "Where clients connect."),
         f("tls", Ty::Object(&TLS), "", "Defaults of TLS listeners."),
         f("control", Ty::ObjectOrOff(&CONTROL), "127.0.0.1:9090", "Control API, metrics, status; or `off`."),
-        f("admin", Ty::NotYet("the Admin API is"), "off", "Admin API."),
+        f("admin", Ty::NotYet("the Admin API is", &Ty::Object(&later::ADMIN)), "off", "Admin API."),
         f("access_log", Ty::ObjectOrOff(&ACCESS_LOG), "JSON on /dev/stdout", "Access log, or `off`."),
         f("error_log", Ty::Object(&ERROR_LOG), "", "Error log."),
         f("timeouts", Ty::Object(&TIMEOUTS), "", "Deadlines towards clients."),
@@ -309,8 +334,8 @@ pub(super) static GATEWAY: Schema = object(
         f("dns", Ty::Object(&DNS), "", "How names of nodes are resolved."),
         f("plugin_attr", Ty::Any, "", "As `plugin_attr` in APISIX's config.yaml, word for word."),
         f("source", Ty::Object(&SOURCE), "file", "Where the configuration comes from."),
-        f("buffering", Ty::NotYet("buffering is"), "off", "Buffering of bodies."),
-        f("telemetry", Ty::NotYet("telemetry is"), "off", "Traces."),
+        f("buffering", Ty::NotYet("buffering is", &Ty::Object(&later::BUFFERING)), "off", "Buffering of bodies."),
+        f("telemetry", Ty::NotYet("telemetry is", &Ty::Any), "off", "Traces."),
     ],
 );
 
@@ -327,21 +352,22 @@ static WORKERS: Schema = object(
 );
 
 static LISTENER: Schema = Schema {
-    name: "listener",
-    closed: true,
     required: &["address"],
-    fields: &[
-        f("address", Ty::Address(true), "", "`ip:port`, `[ip]:port`, `:port`, or `unix:/path`."),
-        f("tls", Ty::Bool, "false", "TLS; not supported yet."),
-        f("http2", Ty::Bool, "true", "HTTP/2; not served yet, never refused."),
-        f("http3", Ty::Bool, "false", "HTTP/3; not supported yet."),
-        f("proxy_protocol", Ty::Bool, "false", "Every connection begins with a PROXY header, v1 or v2."),
-        f("backlog", Ty::Int(1, 1 << 20), "4096", "Connections waiting to be accepted."),
-        f("accept", Ty::Enum(&["reuseport", "shared"]), "the workers'", "How workers share it."),
-        f("v6only", Ty::Bool, "false", "An IPv6 listener takes no IPv4."),
-        f("mode", Ty::Text(3, 5), "", "Mode of a Unix socket, octal in quotes: \"0660\"."),
-        f("owner", Ty::Text(1, 256), "", "Owner of a Unix socket: `user` or `user:group`."),
-    ],
+    ..object(
+        "listener",
+        &[
+            f("address", Ty::Address(true), "", "`ip:port`, `[ip]:port`, `:port`, or `unix:/path`."),
+            f("tls", Ty::Bool, "false", "TLS; not supported yet."),
+            f("http2", Ty::Bool, "true", "HTTP/2; not served yet, never refused."),
+            f("http3", Ty::Bool, "false", "HTTP/3; not supported yet."),
+            f("proxy_protocol", Ty::Bool, "false", "Every connection begins with a PROXY header, v1 or v2."),
+            f("backlog", Ty::Int(1, 1 << 20), "4096", "Connections waiting to be accepted."),
+            f("accept", Ty::Enum(&["reuseport", "shared"]), "the workers'", "How workers share it."),
+            f("v6only", Ty::Bool, "false", "An IPv6 listener takes no IPv4."),
+            f("mode", Ty::Text(3, 5), "", "Mode of a Unix socket, octal in quotes: \"0660\"."),
+            f("owner", Ty::Text(1, 256), "", "Owner of a Unix socket: `user` or `user:group`."),
+        ],
+    )
 };
 
 static TLS: Schema = object(
@@ -436,7 +462,7 @@ static SOURCE: Schema = object(
     "source",
     &[
         f("file", Ty::Any, "{}", "The file itself, watched."),
-        f("store", Ty::NotYet("source `store` is"), "", "An embedded store."),
-        f("etcd", Ty::NotYet("source `etcd` is"), "", "etcd."),
+        f("store", Ty::NotYet("source `store` is", &Ty::Object(&later::STORE)), "", "An embedded store."),
+        f("etcd", Ty::NotYet("source `etcd` is", &Ty::Object(&later::ETCD)), "", "etcd."),
     ],
 );

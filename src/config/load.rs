@@ -71,6 +71,7 @@ pub fn load(options: &LoadOptions<'_>) -> Result<Loaded, Report> {
         builder.file(root, *file);
     }
     builder.references();
+    builder.enabled_plugins(&roots);
     let mut model = std::mem::take(&mut builder.model);
     let gateway = gateway(&roots, &mut model, &mut report);
     if options.strict {

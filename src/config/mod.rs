@@ -6,6 +6,7 @@ mod check;
 mod fields;
 pub mod gateway;
 mod gateway_read;
+mod later;
 pub mod load;
 pub mod model;
 pub mod raw;

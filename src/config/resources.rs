@@ -11,7 +11,7 @@ use super::model::{
 };
 use super::raw::{Kind, Node, Place};
 use super::report::Report;
-use super::{read, suggest};
+use super::{later, read, suggest};
 use crate::proto::message::{Method, MethodSet};
 use crate::route::expr::Expr;
 
@@ -48,6 +48,14 @@ impl<'r> Builder<'r> {
                 self.plugin_set(name, node, &path(name, at), file);
             }
         }
+        for name in ["ssls", "stream_routes", "protos"] {
+            for (at, node) in items(root, name) {
+                self.claim(name, &self.id_or(node, at), node.place, &path(name, at));
+            }
+        }
+        for (at, node) in items(root, "secrets") {
+            self.secret(node, &path("secrets", at));
+        }
         for (at, node) in items(root, "plugin_metadata") {
             if let Some(name) = node.get("id").and_then(Node::text) {
                 self.claim("plugin_metadata", &name.into(), node.place, &path("plugin_metadata", at));
@@ -58,6 +66,26 @@ impl<'r> Builder<'r> {
             let names = enabled.items().iter().filter_map(|item| item.get("name")?.text().map(str::to_owned));
             self.model.plugins_enabled = Some(names.collect());
         }
+    }
+
+    /// Refuses the uses of plugins that a file's `plugins` leaves out, as APISIX does: `unknown plugin`.
+    pub(super) fn enabled_plugins(&mut self, roots: &[(u16, Arc<Node>)]) {
+        let Some(enabled) = self.model.plugins_enabled.take() else { return };
+        const COLLECTIONS: [&str; 6] = ["routes", "services", "consumers", "consumer_groups", "plugin_configs", "global_rules"];
+        for (_, root) in roots {
+            for (name, (at, node)) in COLLECTIONS.iter().flat_map(|name| items(root, name).map(move |item| (name, item))) {
+                for (key, _) in node.get("plugins").map(Node::entries).unwrap_or_default() {
+                    if enabled.contains(&key.text) {
+                        continue;
+                    }
+                    let path = format!("{}/plugins/{}", path(name, at), key.text);
+                    let message = format!("unknown plugin [{}]: the list `plugins` leaves it out", key.text);
+                    let fault = self.report.error(key.place, &path, message);
+                    fault.suggest(suggest::nearest(&key.text, enabled.iter().map(String::as_str)));
+                }
+            }
+        }
+        self.model.plugins_enabled = Some(enabled);
     }
 
     fn origin(&self, node: &Node, pointer: &str, file: u16) -> Origin {
@@ -224,6 +252,24 @@ impl<'r> Builder<'r> {
         let discovered = node.get("service_name").is_some() || node.get("discovery_type").is_some();
         if node.get("nodes").is_none() && !discovered {
             self.report.error(node.place, path, "`nodes` is required");
+        }
+    }
+
+    /// A secret's manager, which its id names, decides what it needs.
+    fn secret(&mut self, node: &Node, path: &str) {
+        let Some(id) = node.get("id").and_then(|id| id.text()) else { return };
+        self.claim("secrets", &id.into(), node.place, path);
+        match later::secret_needs(id) {
+            Ok(needs) => {
+                for names in needs.iter().filter(|names| !names.iter().any(|name| node.get(name).is_some())) {
+                    self.report.error(node.place, path, format!("`{}` is required", names.join("` or `")));
+                }
+            }
+            Err(message) => {
+                let manager = id.split('/').next().unwrap_or_default();
+                let fault = self.report.error(node.place, path, message);
+                fault.suggest(suggest::nearest(manager, ["vault", "aws", "gcp"]));
+            }
         }
     }
 

@@ -59,7 +59,8 @@ fn of(ty: &Ty) -> Json {
         Ty::Nodes => json!({ "type": ["object", "array"] }),
         Ty::Vars => json!({ "type": "array" }),
         Ty::TextOrList => json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] }),
-        Ty::Any | Ty::NotYet(_) => json!({}),
+        Ty::Any => json!({}),
+        Ty::NotYet(_, checked) => of(checked),
     }
 }
 
@@ -109,7 +110,7 @@ fn cell(text: &str) -> String {
 fn inner(ty: &Ty) -> Option<&'static Schema> {
     match ty {
         Ty::Object(schema) | Ty::ObjectOrOff(schema) => Some(schema),
-        Ty::List(item, _) => inner(item),
+        Ty::List(item, _) | Ty::NotYet(_, item) => inner(item),
         _ => None,
     }
 }
@@ -138,6 +139,6 @@ fn type_text(ty: &Ty) -> String {
         Ty::Vars => "expression".into(),
         Ty::Any => "any".into(),
         Ty::TextOrList => "string or list".into(),
-        Ty::NotYet(_) => "not supported yet".into(),
+        Ty::NotYet(_, checked) => format!("{}; not supported yet", type_text(checked)),
     }
 }

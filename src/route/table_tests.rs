@@ -186,7 +186,7 @@ fn the_pattern_and_host_that_matched_are_told() {
         ..Written::default()
     };
     let sent = Sent { path: "/a/b", ..Sent::default() };
-    assert_eq!(find(RouterMode::Ringway, &[route.clone()], &sent), Some((0, 2, Some(1))));
+    assert_eq!(find(RouterMode::Ringway, std::slice::from_ref(&route), &sent), Some((0, 2, Some(1))));
     assert_eq!(find(RouterMode::Uri, &[route], &sent), Some((0, 2, None)));
 }
 

@@ -143,6 +143,7 @@ fn is_quiet(stream: &mut Stream) -> bool {
 }
 
 /// Closes a connection that is not wanted any more, letting its operations finish.
+#[expect(clippy::boxed_local, reason = "as the pool and the exchanges hold it")]
 pub fn retire(connection: Box<Connection>) {
     let Connection { stream, open, .. } = *connection;
     drop(open);

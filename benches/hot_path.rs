@@ -1,19 +1,28 @@
-//! The steps of a request's way by themselves: heads, canonical paths, route lookup, the epoch's swap.
+//! The steps of a request's way by themselves: heads, canonical paths, route lookup, a plugin chain, the log's line, the
+//! epoch's swap.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::hint::black_box;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 
 use ringway::base::buf::Chunk;
-use ringway::config::gateway::{Paths, RouterMode};
+use ringway::base::clock;
+use ringway::config::gateway::{LogFormat, Paths, RouterMode};
 use ringway::config::{Input, LoadOptions, load};
+use ringway::plugin::ctx::{ConnInfo, Parts};
+use ringway::plugin::{Ctx, Phases};
 use ringway::proto::h1::{HeadLimits, request};
 use ringway::proto::message::{Method, MethodSet, RequestHead};
 use ringway::proto::uri;
 use ringway::proto::vars::{Value, Var, Vars};
+use ringway::proxy::access_log::Format;
 use ringway::route::{Ask, Spec, Table};
-use ringway::snapshot::{compile, published::Published};
+use ringway::snapshot::{Route, compile, published::Published};
 use ringway::upstream::names::Names;
 
 const BROWSER: &[u8] = b"GET /assets/app.js?v=42 HTTP/1.1\r\nHost: www.example.com\r\n\
@@ -65,11 +74,71 @@ fn route_lookup(c: &mut Criterion) {
             b.iter(|| {
                 next = (next + 1) % paths.len();
                 let path = paths[next].as_bytes();
-                let ask = Ask { path, host: b"a", authority: b"a", method: Method::Get, remote_addr: None, vars: &Nothing };
+                let ask = Ask { path, host: b"a", authority: b"a", method: Method::Get, vars: &Nothing };
                 black_box(table.find(&ask).is_some())
             });
         });
     }
+}
+
+/// Runs `with` on an exchange whose route has three plugins.
+fn with_exchange(with: impl FnOnce(&Route, &mut Ctx<'_>)) {
+    let text = "routes:\n  - id: r\n    uri: /*\n    upstream: {nodes: {\"127.0.0.1:1\": 1}}\n    plugins:\n      \
+        ip-restriction: {whitelist: [127.0.0.0/8]}\n      proxy-rewrite: {headers: {set: {X-Api: v1}}}\n      \
+        response-rewrite: {headers: {set: {X-Done: \"yes\"}}}\n";
+    let input = Input::Text { name: "bench".into(), text: text.into() };
+    let Ok(loaded) = load(&LoadOptions { input, strict: false, env: &|_| None }) else { panic!("good") };
+    let Ok(compiled) = compile(loaded, 1, None, &Names::default()) else { panic!("good") };
+    let snapshot = compiled.snapshot;
+    let mut parts = Parts::default();
+    let mut chunk = Chunk::small();
+    assert!(chunk.append(BROWSER));
+    *parts.request.fields.received_mut() = chunk;
+    let limits = HeadLimits { bytes: 32768, fields: 100, target_bytes: 8192 };
+    assert!(request::parse(&mut parts.request, &limits, &Paths::default()).is_ok());
+    let conn = ConnInfo {
+        peer: Some(([127, 0, 0, 1], 5000).into()),
+        local: None,
+        proxy_protocol: None,
+        scheme: "http",
+        requests: Cell::new(1),
+        peer_text: "127.0.0.1".into(),
+    };
+    let mut ctx = Ctx::begin(&mut parts, &conn, &snapshot.consumers, clock::refresh());
+    with(&snapshot.routes[0], &mut ctx);
+}
+
+fn plugin_chain(c: &mut Criterion) {
+    with_exchange(|route, ctx| {
+        c.bench_function("plugin chain: three plugins, rewrite to header_filter", |b| {
+            b.iter(|| {
+                ctx.response.clear();
+                for phase in [Phases::REWRITE, Phases::ACCESS] {
+                    let mut run = pin!(route.chain.run(phase, ctx));
+                    let polled = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                    assert!(matches!(polled, Poll::Ready(None)), "no plugin of these waits or answers");
+                }
+                route.chain.run_header_filter(ctx);
+            });
+        });
+    });
+}
+
+fn log_line(c: &mut Criterion) {
+    with_exchange(|_, ctx| {
+        (ctx.sent.status, ctx.sent.body_bytes) = (200, 1234);
+        for format in [LogFormat::Combined, LogFormat::Json] {
+            let Ok(compiled) = Format::compile(&format) else { panic!("good") };
+            let mut out = Vec::new();
+            c.bench_function(&format!("log line, {format:?}"), |b| {
+                b.iter(|| {
+                    out.clear();
+                    compiled.write(ctx, &mut out);
+                    black_box(out.len())
+                });
+            });
+        }
+    });
 }
 
 fn epoch_swap(c: &mut Criterion) {
@@ -91,5 +160,5 @@ fn epoch_swap(c: &mut Criterion) {
     });
 }
 
-criterion_group!(hot_path, head_parse, route_lookup, epoch_swap);
+criterion_group!(hot_path, head_parse, route_lookup, plugin_chain, log_line, epoch_swap);
 criterion_main!(hot_path);

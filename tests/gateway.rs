@@ -232,29 +232,6 @@ fn a_drain_ends_what_is_begun_and_nothing_else() {
 }
 
 #[test]
-fn every_example_is_good_and_serves() {
-    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
-    let mut seen = 0;
-    for entry in std::fs::read_dir(examples).unwrap().flatten() {
-        let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "yaml") {
-            continue;
-        }
-        seen += 1;
-        let check = Command::new(env!("CARGO_BIN_EXE_ringway")).args(["check", "-c"]).arg(&path).output().unwrap();
-        assert!(check.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&check.stderr));
-        // The same resources on ports of the test's own.
-        let text = std::fs::read_to_string(&path).unwrap();
-        let resources = text.split_once("\nroutes:").map(|(_, rest)| format!("routes:{rest}"));
-        if let Some(resources) = resources.filter(|_| !text.contains("upstream_id") && !text.contains("include:")) {
-            let gateway = Gateway::start("epoll", "", &resources);
-            assert_ne!(gateway.get("/anything/x").status, 0, "{}", path.display());
-        }
-    }
-    assert!(seen >= 8, "the examples are there");
-}
-
-#[test]
 fn a_wrong_file_is_shown_whole_with_places_and_suggestions() {
     let scratch = Scratch::new();
     let file = scratch.file(

@@ -1,5 +1,6 @@
 //! Floor 0: what everything stands on, without policy.
 
+pub mod address;
 pub mod buf;
 pub mod clock;
 pub mod count;

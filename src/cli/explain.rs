@@ -94,7 +94,7 @@ impl Explain {
             proxy_protocol: None,
             scheme: "http",
             requests: Cell::new(1),
-            peer_text: String::new(),
+            peer_text: self.remote_addr.to_string(),
         };
         let mut ctx = Ctx::begin(&mut parts, &conn, &snapshot.consumers, clock::refresh());
         prelude::real_ip(&mut ctx, &snapshot.gateway.real_ip);
@@ -131,7 +131,7 @@ impl Explain {
 fn render(snapshot: &Snapshot, ctx: &Ctx<'_>, files: &[&str]) -> (String, bool) {
     let ask = snapshot.ask(ctx);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let client = ctx.remote_ip.map_or_else(|| "-".to_string(), |ip| ip.to_string());
+    let client = ctx.remote_ip().map_or_else(|| "-".to_string(), |ip| ip.to_string());
     let mut page = format!("host {}, path {}, client {client}\n", text(&ctx.request.host), text(ask.path));
     let considered = snapshot.table.explain(&ask);
     let (mut matched, mut passed) = (None, String::new());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::consumers::{Consumers, Identity};
+use crate::base::address::Address;
 use crate::base::clock::Tick;
 use crate::proto::message::{Known, Reason, RequestHead, ResponseHead};
 use crate::proto::uri;
@@ -18,10 +19,8 @@ pub struct Ctx<'e> {
     pub response: &'e mut ResponseHead,
     /// The connection it came by.
     pub conn: &'e ConnInfo,
-    /// Address of the client after real-ip; `None` on a Unix socket.
-    pub remote_ip: Option<IpAddr>,
-    /// Port of the client after real-ip.
-    pub remote_port: u16,
+    /// Address and port of the client where real-ip found other ones than the connection's.
+    pub real_ip: Option<(IpAddr, u16)>,
     /// The route, once one matched.
     pub route: Option<&'e RouteInfo>,
     /// Index of the matched pattern in the route's paths.
@@ -116,7 +115,7 @@ pub struct Outgoing {
 #[derive(Clone, Copy, Debug)]
 pub struct Try {
     /// The node; `None` for a Unix socket.
-    pub node: Option<SocketAddr>,
+    pub node: Option<Address>,
     /// Status the try ended with: the upstream's, or 502/504.
     pub status: u16,
     /// Until the connection was there; zero when it was pooled.
@@ -231,8 +230,7 @@ impl<'e> Ctx<'e> {
         Self {
             request: &mut parts.request,
             response: &mut parts.response,
-            remote_ip: conn.peer.map(|peer| peer.ip()),
-            remote_port: conn.peer.map_or(0, |peer| peer.port()),
+            real_ip: None,
             conn,
             route: None,
             matched_uri: 0,
@@ -274,12 +272,28 @@ impl<'e> Ctx<'e> {
 }
 
 impl Ctx<'_> {
+    /// Address of the client after real-ip; `None` on a Unix socket.
+    pub fn remote_ip(&self) -> Option<IpAddr> {
+        match self.real_ip {
+            Some((ip, _)) => Some(ip),
+            None => self.conn.peer.map(|peer| peer.ip()),
+        }
+    }
+
+    /// Port of the client after real-ip; 0 on a Unix socket.
+    pub fn remote_port(&self) -> u16 {
+        match self.real_ip {
+            Some((_, port)) => port,
+            None => self.conn.peer.map_or(0, |peer| peer.port()),
+        }
+    }
+
     /// The client's address as text: nothing is formatted unless real-ip gave another one than the connection's.
     pub fn remote_text(&self) -> std::borrow::Cow<'_, str> {
-        match self.remote_ip {
-            ip if ip == self.conn.peer.map(|peer| peer.ip()) && ip.is_some() => self.conn.peer_text.as_str().into(),
-            Some(ip) => ip.to_string().into(),
-            None => "unix:".into(),
+        match (self.real_ip, self.conn.peer) {
+            (None, Some(_)) => self.conn.peer_text.as_str().into(),
+            (Some((ip, _)), _) => ip.to_string().into(),
+            (None, None) => "unix:".into(),
         }
     }
 

@@ -54,7 +54,7 @@ impl Plugin for IpRestriction {
     }
 
     fn access<'a>(&'a self, ctx: &'a mut Ctx<'_>) -> Flow<'a> {
-        let listed = ctx.remote_ip.is_some_and(|ip| self.nets.iter().any(|net| net.contains(&ip)));
+        let listed = ctx.remote_ip().is_some_and(|ip| self.nets.iter().any(|net| net.contains(&ip)));
         if listed == self.allows { Flow::Next } else { Flow::Answer(Answer::message(self.status, &self.message)) }
     }
 }

@@ -78,8 +78,8 @@ impl Ctx<'_> {
             }),
             Named::ContentType => request.fields.known(Known::ContentType).map(Value::text),
             Named::ContentLength => request.fields.known(Known::ContentLength).map(Value::text),
-            Named::RemoteAddr => Some(self.remote_ip.map_or(Value::text(b"unix:"), Value::Ip)),
-            Named::RemotePort => Some(Value::Int(i64::from(self.remote_port))),
+            Named::RemoteAddr => Some(self.remote_ip().map_or(Value::text(b"unix:"), Value::Ip)),
+            Named::RemotePort => Some(Value::Int(i64::from(self.remote_port()))),
             Named::RealipRemoteAddr => Some(self.conn.peer.map_or(Value::text(b"unix:"), |peer| Value::Ip(peer.ip()))),
             Named::RealipRemotePort => self.conn.peer.map(|peer| Value::Int(i64::from(peer.port()))),
             Named::ProxyProtocolAddr => self.conn.proxy_protocol.map(|source| Value::Ip(source.ip())),
@@ -208,7 +208,7 @@ impl Ctx<'_> {
             out.extend_from_slice(value);
             out.extend_from_slice(b", ");
         }
-        match self.remote_ip {
+        match self.remote_ip() {
             Some(ip) => drop(write!(out, "{ip}")),
             None => out.extend_from_slice(b"unix:"),
         }

@@ -32,12 +32,6 @@ pub struct Deadlines {
 const HEAD: HeadLimits =
     HeadLimits { bytes: limits::UPSTREAM_HEADER_BYTES, fields: limits::HEADERS_MAX, target_bytes: usize::MAX };
 
-/// What ended a wait.
-enum Got {
-    Bytes(io::Result<Chunk>),
-    Client(Error),
-}
-
 /// Sends `out` (head and the body's first bytes) and the rest of the body, until the head of a final response is whole in
 /// `ctx.response`. The body may still be on its way then (an early response).
 ///
@@ -58,13 +52,12 @@ pub async fn run(
     up.stream.watch().arm(Wait::Send, deadlines.upstream.send);
     up.stream.start_send(out);
     let mut interim = 0;
-    let mut broken = None; // the upstream stopped taking the request; its answer may still come
+    let mut faults = Faults::default();
     loop {
-        let got = poll_fn(|cx| poll(cx, down, up, upload, deadlines, gated, &mut broken)).await;
+        let got = poll_fn(|cx| poll(cx, down, up, upload, deadlines, gated, &mut faults)).await;
         let chunk = match got {
-            Got::Client(error) => return Err(error),
-            Got::Bytes(Ok(chunk)) if !chunk.is_empty() => chunk,
-            Got::Bytes(ended) => return Err(ended_early(ctx, up, ended, broken)),
+            Ok(chunk) if !chunk.is_empty() => chunk,
+            ended => return Err(faults.client.unwrap_or_else(|| ended_early(ctx, up, ended, faults.broken))),
         };
         up.stream.watch().touch();
         absorb(ctx, chunk);
@@ -84,6 +77,16 @@ pub async fn run(
     }
 }
 
+/// What went wrong while the answer was waited for.
+#[derive(Default)]
+struct Faults {
+    /// The client's side: the try is over.
+    client: Option<Error>,
+    /// The upstream stopped taking the request; its answer may still come.
+    broken: Option<Error>,
+}
+
+/// The answer's next bytes; an empty chunk where the upstream ended or the client failed.
 fn poll(
     cx: &mut Context<'_>,
     down: &mut Downstream,
@@ -91,24 +94,28 @@ fn poll(
     upload: &mut Upload,
     deadlines: &Deadlines,
     gated: bool,
-    broken: &mut Option<Error>,
-) -> Poll<Got> {
-    let mut uploading = up.stream.sending() || (broken.is_none() && !upload.sent_whole());
+    faults: &mut Faults,
+) -> Poll<io::Result<Chunk>> {
+    let mut uploading = up.stream.sending() || (faults.broken.is_none() && !upload.sent_whole());
     if uploading {
         match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
-            Poll::Ready(Err(error)) if error.side == Side::Downstream => return Poll::Ready(Got::Client(error)),
+            Poll::Ready(Err(error)) if error.side == Side::Downstream => {
+                faults.client = Some(error);
+                return Poll::Ready(Ok(Chunk::empty()));
+            }
             Poll::Ready(result) => {
                 uploading = false;
-                *broken = result.err();
+                faults.broken = result.err();
                 up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
             }
             Poll::Pending => {}
         }
     }
     if !uploading && let Poll::Ready(error) = down.poll_gone(cx, gated) {
-        return Poll::Ready(Got::Client(error));
+        faults.client = Some(error);
+        return Poll::Ready(Ok(Chunk::empty()));
     }
-    up.poll_recv(cx, limits::CHUNK_SMALL_BYTES).map(Got::Bytes)
+    up.poll_recv(cx, limits::CHUNK_SMALL_BYTES)
 }
 
 fn ended_early(ctx: &Ctx<'_>, up: &Connection, ended: io::Result<Chunk>, broken: Option<Error>) -> Error {

@@ -11,12 +11,12 @@ pub fn real_ip(ctx: &mut Ctx<'_>, conf: &RealIp) {
     if conf.trusted.is_empty() && !conf.trusts_unix {
         return;
     }
-    if !conf.trusts(ctx.remote_ip) {
+    if !conf.trusts(ctx.remote_ip()) {
         return;
     }
     if conf.header.eq_ignore_ascii_case("proxy_protocol") {
         if let Some(source) = ctx.conn.proxy_protocol {
-            (ctx.remote_ip, ctx.remote_port) = (Some(source.ip()), source.port());
+            ctx.real_ip = Some((source.ip(), source.port()));
         }
         return;
     }
@@ -30,8 +30,8 @@ pub fn real_ip(ctx: &mut Ctx<'_>, conf: &RealIp) {
             break;
         }
     }
-    if let Some((ip, port)) = found {
-        (ctx.remote_ip, ctx.remote_port) = (Some(ip), port);
+    if found.is_some() {
+        ctx.real_ip = found;
     }
 }
 

@@ -7,8 +7,6 @@ pub mod pattern;
 pub mod regex;
 pub mod table;
 
-use std::net::IpAddr;
-
 use crate::proto::message::Method;
 use crate::proto::vars::Vars;
 
@@ -24,8 +22,6 @@ pub struct Ask<'a> {
     pub authority: &'a [u8],
     /// Method.
     pub method: Method,
-    /// Client address after real-ip; `None` on a Unix socket.
-    pub remote_addr: Option<IpAddr>,
-    /// Everything else.
+    /// Everything else, the client's address among it.
     pub vars: &'a dyn Vars,
 }

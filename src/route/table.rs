@@ -11,6 +11,7 @@ use super::index::{TextMap, Trie};
 use super::pattern::Pattern;
 use crate::config::gateway::RouterMode;
 use crate::proto::message::MethodSet;
+use crate::proto::vars::{Named, Value, Var};
 
 /// A route as matching sees it. Its place in the slice is its load order and its number.
 #[derive(Clone, Copy)]
@@ -338,7 +339,7 @@ impl Conditions {
         if !self.methods.allows(ask.method) {
             return Some("method");
         }
-        if !self.remote_addrs.is_empty() && !self.remote_addrs.iter().any(|net| contains(net, ask.remote_addr)) {
+        if !self.remote_addrs.is_empty() && !self.remote_addrs.iter().any(|net| contains(net, client(ask))) {
             return Some("remote_addr");
         }
         if !self.hosts.is_empty() && !self.hosts.iter().any(|host| host.holds(ask)) {
@@ -353,13 +354,21 @@ impl Conditions {
     fn detail(&self, condition: &str, ask: &Ask<'_>) -> String {
         match condition {
             "method" => format!("the request's is {}", String::from_utf8_lossy(ask.method.known_text())),
-            "remote_addr" => match ask.remote_addr {
+            "remote_addr" => match client(ask) {
                 Some(ip) => format!("{ip} is in none of {:?}", self.remote_addrs),
                 None => "the client came by a Unix socket".to_owned(),
             },
             "host" => format!("{} is none of {:?}", String::from_utf8_lossy(ask.host), self.hosts),
             _ => self.vars.as_ref().and_then(|vars| vars.first_failure(ask.vars)).unwrap_or_default(),
         }
+    }
+}
+
+/// The client's address after real-ip; `None` on a Unix socket. Read by few routes, so that it is not copied for all.
+fn client(ask: &Ask<'_>) -> Option<IpAddr> {
+    match ask.vars.var(&Var::Named(Named::RemoteAddr)) {
+        Some(Value::Ip(ip)) => Some(ip),
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::proto::message::Method;
-use crate::proto::vars::{Value, Var, Vars};
+use crate::proto::vars::Vars;
 
 const MODES: [RouterMode; 4] = [RouterMode::Ringway, RouterMode::HostUri, RouterMode::Uri, RouterMode::UriWithParameter];
 
@@ -43,6 +43,7 @@ impl Vars for Sent {
     fn var(&self, var: &Var) -> Option<Value<'_>> {
         match var {
             Var::Arg(name) if &**name == "n" => self.arg.map(|arg| Value::Text(Cow::Borrowed(arg.as_bytes()))),
+            Var::Named(Named::RemoteAddr) => self.from.map(Value::Ip),
             _ => None,
         }
     }
@@ -73,7 +74,6 @@ fn ask(sent: &Sent) -> Ask<'_> {
         host: sent.host.as_bytes(),
         authority: sent.authority.as_bytes(),
         method: sent.method,
-        remote_addr: sent.from,
         vars: sent,
     }
 }

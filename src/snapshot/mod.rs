@@ -109,7 +109,6 @@ impl Snapshot {
             host: &ctx.request.host,
             authority: ctx.request.fields.bytes(ctx.request.authority),
             method: ctx.request.method,
-            remote_addr: ctx.remote_ip,
             vars: ctx,
         }
     }

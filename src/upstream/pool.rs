@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::base::address::Address;
 use crate::base::clock::{self, Tick};
 use crate::base::count::Counters;
 use crate::config::model::KeepalivePool;
@@ -18,7 +18,7 @@ pub struct Connection {
     /// Its stream.
     pub stream: Stream,
     /// The node.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Requests it has carried.
     pub served: u32,
     open: Rc<Open>,
@@ -38,13 +38,13 @@ pub type PoolId = u32;
 
 /// All pools of a worker.
 pub struct Pools {
-    by_address: HashMap<SocketAddr, PoolId>,
+    by_address: HashMap<Address, PoolId>,
     pools: Vec<Pool>,
     counters: std::sync::Arc<Counters>,
 }
 
 struct Pool {
-    address: SocketAddr,
+    address: Address,
     idle: Vec<Idle>,
 }
 
@@ -60,7 +60,7 @@ impl Pools {
     }
 
     /// The pool of an address, made on first use.
-    pub fn of(&mut self, address: SocketAddr) -> PoolId {
+    pub fn of(&mut self, address: Address) -> PoolId {
         *self.by_address.entry(address).or_insert_with(|| {
             self.pools.push(Pool { address, idle: Vec::new() });
             (self.pools.len() - 1) as PoolId
@@ -99,13 +99,9 @@ impl Pools {
     ///
     /// # Errors
     /// `TimedOut` when the deadline passed, else as the operating system gives them.
-    pub async fn open(
-        counters: &std::sync::Arc<Counters>,
-        address: SocketAddr,
-        timeout: Duration,
-    ) -> io::Result<Box<Connection>> {
+    pub async fn open(counters: &std::sync::Arc<Counters>, address: Address, timeout: Duration) -> io::Result<Box<Connection>> {
         counters.upstream_connects.add(1);
-        let stream = connect::connect(address, timeout).await?;
+        let stream = connect::connect(address.into(), timeout).await?;
         counters.upstream_connections.add(1);
         Ok(Box::new(Connection { stream, address, served: 0, open: Rc::new(Open(counters.clone())) }))
     }
@@ -125,14 +121,14 @@ impl Pools {
     }
 
     /// Lets go every idle connection to addresses that `keep` does not name any more.
-    pub fn retain(&mut self, keep: impl Fn(&SocketAddr) -> bool) {
+    pub fn retain(&mut self, keep: impl Fn(&Address) -> bool) {
         for pool in self.pools.iter_mut().filter(|pool| !keep(&pool.address)) {
             pool.idle.drain(..).for_each(|kept| retire(kept.connection));
         }
     }
 
     /// Idle connections per address, for reports.
-    pub fn idle(&self) -> impl Iterator<Item = (SocketAddr, usize)> {
+    pub fn idle(&self) -> impl Iterator<Item = (Address, usize)> {
         self.pools.iter().map(|pool| (pool.address, pool.idle.len()))
     }
 }

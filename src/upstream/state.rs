@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::pick::round_robin::{self, Share};
 use super::pool::{PoolId, Pools};
 use super::spec::{Node, Spec};
+use crate::base::address::Address;
 use crate::base::limits;
 use crate::config::model::NodeHost;
 
@@ -27,7 +28,7 @@ pub struct State {
 
 #[derive(Default)]
 struct Endpoint {
-    addresses: Vec<(SocketAddr, PoolId)>,
+    addresses: Vec<(Address, PoolId)>,
     next: usize,
 }
 
@@ -44,7 +45,7 @@ pub struct Picked {
     /// Index in `Spec::nodes`.
     pub node: u16,
     /// Address to connect to.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Its pool.
     pub pool: PoolId,
 }
@@ -86,7 +87,7 @@ impl Upstreams {
     }
 
     /// Forgets the state of slots that `alive` does not name, and says which addresses are still in use.
-    pub fn retain(&mut self, alive: impl Fn(u32) -> bool) -> std::collections::HashSet<SocketAddr> {
+    pub fn retain(&mut self, alive: impl Fn(u32) -> bool) -> std::collections::HashSet<Address> {
         for (slot, state) in self.states.iter_mut().enumerate() {
             if state.is_some() && !alive(slot as u32) {
                 *state = None;
@@ -95,7 +96,7 @@ impl Upstreams {
         self.addresses().collect()
     }
 
-    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+    fn addresses(&self) -> impl Iterator<Item = Address> {
         let endpoints = self.states.iter().flatten().flat_map(|state| &state.endpoints);
         endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|(address, _)| *address))
     }
@@ -171,7 +172,7 @@ impl Endpoint {
 
 fn endpoint(node: &Node, pools: &mut Pools) -> Endpoint {
     let mut of = |ip: IpAddr| {
-        let address = SocketAddr::new(ip, node.port);
+        let address = SocketAddr::new(ip, node.port).into();
         (address, pools.of(address))
     };
     let addresses = match (&node.host, &node.name) {

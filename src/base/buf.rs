@@ -7,13 +7,16 @@ use std::cell::RefCell;
 
 use crate::base::limits;
 
-/// A buffer lent by the thread's pool. The allocation is zeroed once and never shrinks. Small, because operations and
-/// futures carry it about: no allocation comes near the 4 GiB that its offsets can count.
+/// A buffer lent by the thread's pool. One word, because operations, futures and results carry it about: its window changes
+/// where it lies. The allocation is zeroed once and never shrinks.
 #[derive(Debug, Default)]
-pub struct Chunk {
+pub struct Chunk(Option<Box<Buffer>>);
+
+#[derive(Debug)]
+struct Buffer {
     bytes: Box<[u8]>,
-    start: u32,
-    end: u32,
+    start: usize,
+    end: usize,
 }
 
 impl Chunk {
@@ -33,89 +36,95 @@ impl Chunk {
     }
 
     /// A chunk without memory, to stand where one was taken out.
-    pub fn empty() -> Self {
-        Self::default()
+    pub const fn empty() -> Self {
+        Self(None)
     }
 
     fn lend(bytes: usize) -> Self {
         let pooled = POOL.try_with(|pool| pool.borrow_mut().take(bytes)).ok().flatten();
-        let bytes = pooled.unwrap_or_else(|| vec![0; bytes.min(u32::MAX as usize)].into_boxed_slice());
-        Self { bytes, start: 0, end: 0 }
+        Self(Some(pooled.unwrap_or_else(|| Box::new(Buffer { bytes: vec![0; bytes].into(), start: 0, end: 0 }))))
     }
 
     /// Bytes in the window.
     pub fn len(&self) -> usize {
-        (self.end - self.start) as usize
+        self.0.as_ref().map_or(0, |buffer| buffer.end - buffer.start)
     }
 
     /// True when the window holds nothing.
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.len() == 0
     }
 
     /// Bytes of the whole allocation.
     pub fn capacity(&self) -> usize {
-        self.bytes.len()
+        self.0.as_ref().map_or(0, |buffer| buffer.bytes.len())
     }
 
     /// Bytes that still fit behind the window.
     pub fn room(&self) -> usize {
-        self.bytes.len() - self.end as usize
+        self.0.as_ref().map_or(0, |buffer| buffer.bytes.len() - buffer.end)
     }
 
     /// The window.
     pub fn filled(&self) -> &[u8] {
-        self.bytes.get(self.start as usize..self.end as usize).unwrap_or_default()
+        self.0.as_ref().and_then(|buffer| buffer.bytes.get(buffer.start..buffer.end)).unwrap_or_default()
     }
 
     /// The window, writable.
     pub fn filled_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.start as usize..self.end as usize).unwrap_or_default()
+        self.0.as_mut().and_then(|buffer| buffer.bytes.get_mut(buffer.start..buffer.end)).unwrap_or_default()
     }
 
     /// Where the window begins in the allocation, in bytes.
     pub fn start(&self) -> usize {
-        self.start as usize
+        self.0.as_ref().map_or(0, |buffer| buffer.start)
     }
 
     /// The free bytes behind the window; call [`Chunk::advance`] after writing to them.
     pub fn room_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.end as usize..).unwrap_or_default()
+        self.0.as_mut().and_then(|buffer| buffer.bytes.get_mut(buffer.end..)).unwrap_or_default()
     }
 
     /// Takes `n` bytes written behind the window into it (clamped to the room).
     pub fn advance(&mut self, n: usize) {
-        self.end += n.min(self.room()) as u32;
+        if let Some(buffer) = &mut self.0 {
+            buffer.end += n.min(buffer.bytes.len() - buffer.end);
+        }
     }
 
     /// Drops `n` bytes from the front of the window (clamped to its length). An emptied window starts over at 0.
     pub fn consume(&mut self, n: usize) {
-        self.start += n.min(self.len()) as u32;
-        if self.start == self.end {
-            self.clear();
+        if let Some(buffer) = &mut self.0 {
+            buffer.start += n.min(buffer.end - buffer.start);
+            if buffer.start == buffer.end {
+                (buffer.start, buffer.end) = (0, 0);
+            }
         }
     }
 
     /// Shortens the window to its first `n` bytes.
     pub fn truncate(&mut self, n: usize) {
-        self.end = self.start + n.min(self.len()) as u32;
+        if let Some(buffer) = &mut self.0 {
+            buffer.end = buffer.start + n.min(buffer.end - buffer.start);
+        }
     }
 
     /// Empties the window.
     pub fn clear(&mut self) {
-        self.start = 0;
-        self.end = 0;
+        if let Some(buffer) = &mut self.0 {
+            (buffer.start, buffer.end) = (0, 0);
+        }
     }
 
     /// Appends `data` if all of it fits; says whether it did.
     #[must_use]
     #[inline]
     pub fn append(&mut self, data: &[u8]) -> bool {
-        let end = self.end as usize;
-        match self.bytes.get_mut(end..end + data.len()) {
+        let Some(buffer) = &mut self.0 else { return data.is_empty() };
+        match buffer.bytes.get_mut(buffer.end..buffer.end + data.len()) {
             Some(room) => {
                 room.copy_from_slice(data);
-                self.end += data.len() as u32;
+                buffer.end += data.len();
                 true
             }
             None => false,
@@ -124,20 +133,21 @@ impl Chunk {
 
     /// Moves the empty window `n` bytes in, so that as much can be put in front of what will be read.
     pub fn reserve_front(&mut self, n: usize) {
-        if self.is_empty() {
-            self.start = n.min(self.bytes.len()) as u32;
-            self.end = self.start;
+        if let Some(buffer) = self.0.as_mut().filter(|buffer| buffer.start == buffer.end) {
+            buffer.start = n.min(buffer.bytes.len());
+            buffer.end = buffer.start;
         }
     }
 
     /// Puts `data` directly in front of the window if it fits there; says whether it did.
     #[must_use]
     pub fn prepend(&mut self, data: &[u8]) -> bool {
-        let Some(start) = (self.start as usize).checked_sub(data.len()) else { return false };
-        match self.bytes.get_mut(start..self.start as usize) {
+        let Some(buffer) = &mut self.0 else { return data.is_empty() };
+        let Some(start) = buffer.start.checked_sub(data.len()) else { return false };
+        match buffer.bytes.get_mut(start..buffer.start) {
             Some(front) => {
                 front.copy_from_slice(data);
-                self.start = start as u32;
+                buffer.start = start;
                 true
             }
             None => false,
@@ -154,10 +164,10 @@ impl Chunk {
 
     /// Moves the window to the front of the allocation, so that all free bytes lie behind it.
     pub fn compact(&mut self) {
-        if self.start > 0 {
-            self.bytes.copy_within(self.start as usize..self.end as usize, 0);
-            self.end -= self.start;
-            self.start = 0;
+        if let Some(buffer) = self.0.as_mut().filter(|buffer| buffer.start > 0) {
+            buffer.bytes.copy_within(buffer.start..buffer.end, 0);
+            buffer.end -= buffer.start;
+            buffer.start = 0;
         }
     }
 
@@ -179,18 +189,16 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        if self.bytes.is_empty() {
-            return;
+        if let Some(buffer) = self.0.take() {
+            let _gone = POOL.try_with(|pool| pool.borrow_mut().give_back(buffer));
         }
-        let bytes = std::mem::take(&mut self.bytes);
-        let _gone = POOL.try_with(|pool| pool.borrow_mut().give_back(bytes));
     }
 }
 
 #[derive(Default)]
 struct Pool {
-    small: Vec<Box<[u8]>>,
-    large: Vec<Box<[u8]>>,
+    small: Vec<Box<Buffer>>, // boxed as the chunks hold them
+    large: Vec<Box<Buffer>>,
 }
 
 thread_local! {
@@ -198,7 +206,7 @@ thread_local! {
 }
 
 impl Pool {
-    fn take(&mut self, bytes: usize) -> Option<Box<[u8]>> {
+    fn take(&mut self, bytes: usize) -> Option<Box<Buffer>> {
         match bytes {
             limits::CHUNK_SMALL_BYTES => self.small.pop(),
             limits::CHUNK_LARGE_BYTES => self.large.pop(),
@@ -206,14 +214,15 @@ impl Pool {
         }
     }
 
-    fn give_back(&mut self, bytes: Box<[u8]>) {
-        let (list, kept) = match bytes.len() {
+    fn give_back(&mut self, mut buffer: Box<Buffer>) {
+        let (list, kept) = match buffer.bytes.len() {
             limits::CHUNK_SMALL_BYTES => (&mut self.small, limits::CHUNK_SMALL_KEPT),
             limits::CHUNK_LARGE_BYTES => (&mut self.large, limits::CHUNK_LARGE_KEPT),
             _ => return,
         };
         if list.len() < kept {
-            list.push(bytes);
+            (buffer.start, buffer.end) = (0, 0);
+            list.push(buffer);
         }
     }
 }

@@ -145,6 +145,14 @@ impl Subject {
         Epochs::parse(&document).ok_or_else(|| io::Error::other(format!("no epochs in {text}")))
     }
 
+    /// The largest value of a metric over its series; `None` where the gateway has none of that name.
+    pub fn metric_max(&self, name: &str) -> Option<f64> {
+        let reply = Connection::open(self.control).ok()?.get("/metrics").ok()?;
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next()?.parse().ok());
+        values.reduce(f64::max)
+    }
+
     /// Waits until every worker has acknowledged an epoch later than `before`; gives how long that took.
     pub fn acknowledged(&self, before: u64, patience: Duration) -> Option<Duration> {
         let start = Instant::now();

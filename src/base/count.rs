@@ -68,6 +68,8 @@ pub struct Counters {
     pub sweeps: Count,
     /// Longest delay of the sweeper behind its schedule since the last scrape, in microseconds.
     pub loop_lag_us_max: Count,
+    /// Longest time that taking a new epoch held the worker up since the last scrape, in microseconds.
+    pub epoch_us_max: Count,
     /// Bytes received from clients.
     pub bytes_in: Count,
     /// Bytes sent to clients.

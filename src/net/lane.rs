@@ -2,7 +2,7 @@
 //! connection, that carries one operation at a time. Starting an operation, polling it and taking its result allocate
 //! nothing, and the operation's future lives in the lane until it has finished.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -12,7 +12,9 @@ use std::task::{Context, Poll};
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent};
 
+use super::watch::Watch;
 use crate::base::buf::Chunk;
+use crate::base::clock;
 
 /// Bytes kept free in front of what is read, for framing to be put there.
 pub(super) const FRONT: usize = 16;
@@ -105,11 +107,7 @@ pub(super) fn receiving<H: AsyncReadRent + Readable + 'static>(mut half: H) -> L
 }
 
 /// The sending lane: sends the whole window, telling each advance.
-pub(super) fn sending<H: AsyncWriteRent + 'static>(
-    mut half: H,
-    sent: Rc<Cell<u64>>,
-    advanced: impl Fn() + 'static,
-) -> Lane<Chunk, io::Result<Chunk>> {
+pub(super) fn sending<H: AsyncWriteRent + 'static>(mut half: H, watch: Watch) -> Lane<Chunk, io::Result<Chunk>> {
     Lane::new(|mail| async move {
         loop {
             let mut chunk: Chunk = next(&mail).await;
@@ -119,12 +117,13 @@ pub(super) fn sending<H: AsyncWriteRent + 'static>(
                 match result {
                     Ok(0) if !chunk.is_empty() => break Err(io::ErrorKind::WriteZero.into()),
                     Ok(n) => {
-                        sent.set(sent.get() + n as u64);
+                        watch.add_sent(n);
                         chunk.consume(n);
                         if chunk.is_empty() {
                             break Ok(chunk);
                         }
-                        advanced();
+                        clock::refresh();
+                        watch.touch();
                     }
                     Err(error) => break Err(error),
                 }

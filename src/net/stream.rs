@@ -1,12 +1,10 @@
 //! Streams. A stream lends chunks (`recv`), takes chunks (`send`), and carries one operation per direction in a slot that
 //! its owner polls. The owner never brings a buffer and never drops an operation on a live connection.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use monoio::io::{OwnedReadHalf, Splitable};
@@ -34,8 +32,7 @@ pub struct Stream {
     fd: RawFd,
     recv: Lane<RecvAsk, io::Result<Chunk>>,
     send: Lane<Chunk, io::Result<Chunk>>,
-    sent: Rc<Cell<u64>>,
-    watch: Rc<Watch>,
+    watch: Watch,
     shut: bool,
 }
 
@@ -43,28 +40,15 @@ impl Stream {
     pub(super) fn tcp(stream: TcpStream) -> Self {
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
-        Self::new(fd, lane::receiving(read), |sent, advanced| lane::sending(write, sent, advanced))
+        let watch = Watch::new(fd);
+        Self { fd, recv: lane::receiving(read), send: lane::sending(write, watch.clone()), watch, shut: false }
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
-        Self::new(fd, lane::receiving(read), |sent, advanced| lane::sending(write, sent, advanced))
-    }
-
-    fn new(
-        fd: RawFd,
-        recv: Lane<RecvAsk, io::Result<Chunk>>,
-        send: impl FnOnce(Rc<Cell<u64>>, Box<dyn Fn()>) -> Lane<Chunk, io::Result<Chunk>>,
-    ) -> Self {
-        let sent = Rc::new(Cell::new(0));
-        let watch = Rc::new(Watch::new(fd));
-        let touched = watch.clone();
-        let advanced = Box::new(move || {
-            clock::refresh();
-            touched.touch();
-        });
-        Self { fd, recv, send: send(sent.clone(), advanced), sent, watch, shut: false }
+        let watch = Watch::new(fd);
+        Self { fd, recv: lane::receiving(read), send: lane::sending(write, watch.clone()), watch, shut: false }
     }
 
     /// The connection's deadline.
@@ -74,7 +58,7 @@ impl Stream {
 
     /// Bytes the kernel took so far.
     pub fn sent(&self) -> u64 {
-        self.sent.get()
+        self.watch.sent()
     }
 
     /// Receives into a small chunk, or goes on with the receive in flight. An empty chunk is the end of the stream.

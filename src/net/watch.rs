@@ -37,8 +37,8 @@ pub enum Wait {
 /// Width of a sweep: deadlines fire at most this much late.
 pub const SWEEP: Duration = Duration::from_millis(50);
 
-/// The deadline of one connection.
-#[derive(Debug)]
+/// The deadline of one connection, and how far its sending has come: what both directions and the sweeper share.
+#[derive(Clone, Debug)]
 pub struct Watch(Rc<Inner>);
 
 #[derive(Debug)]
@@ -49,6 +49,7 @@ struct Inner {
     waits: Cell<Wait>,
     span: Cell<Duration>,
     fired: Cell<Option<Wait>>,
+    sent: Cell<u64>,
 }
 
 const NEVER: Tick = Tick(u64::MAX);
@@ -75,6 +76,7 @@ impl Watch {
             waits: Cell::new(Wait::Nothing),
             span: Cell::new(Duration::ZERO),
             fired: Cell::new(None),
+            sent: Cell::new(0),
         });
         let _gone = ALL.try_with(|all| all.borrow_mut().add(&inner));
         Self(inner)
@@ -109,6 +111,16 @@ impl Watch {
     /// What it waited for when it fired, if it did.
     pub fn fired(&self) -> Option<Wait> {
         self.0.fired.get()
+    }
+
+    /// The kernel took further bytes.
+    pub(super) fn add_sent(&self, bytes: usize) {
+        self.0.sent.set(self.0.sent.get() + bytes as u64);
+    }
+
+    /// Bytes the kernel took so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.0.sent.get()
     }
 
     fn file(&self, at: Tick) {

@@ -183,7 +183,7 @@ impl Ctx<'_> {
 
     /// The request line as it came; without what a plugin took out of its target. What came of a head that was refused
     /// is shown up to its first line's end.
-    fn request_line(&self) -> Cow<'_, [u8]> {
+    pub fn request_line(&self) -> Cow<'_, [u8]> {
         let request = &*self.request;
         let received = request.fields.received().filled();
         let target = request.target;

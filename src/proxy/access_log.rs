@@ -130,6 +130,13 @@ fn write_var(ctx: &Ctx<'_>, var: &Var, out: &mut Vec<u8>) {
         Var::Named(Named::RemoteAddr) => return out.extend_from_slice(ctx.remote_text().as_bytes()),
         Var::Named(Named::Status) if ctx.sent.status > 0 => return digits(u64::from(ctx.sent.status), out),
         Var::Named(Named::BodyBytesSent) => return digits(ctx.sent.body_bytes, out),
+        Var::Named(Named::Request) => {
+            return match ctx.request_line() {
+                line if line.is_empty() => out.push(b'-'),
+                line => escape(&line, out),
+            };
+        }
+        Var::Named(Named::RemoteUser) if ctx.request.fields.known(Known::Authorization).is_none() => return out.push(b'-'),
         _ => {}
     }
     match ctx.var(var) {

@@ -111,11 +111,16 @@ fn poll(
             Poll::Pending => {}
         }
     }
-    if !uploading && let Poll::Ready(error) = down.poll_gone(cx, gated) {
+    // The answer first: once it is there nobody needs to know whether the client would have waited for it.
+    let answer = up.poll_recv(cx, limits::CHUNK_SMALL_BYTES);
+    if answer.is_pending()
+        && !uploading
+        && let Poll::Ready(error) = down.poll_gone(cx, gated)
+    {
         faults.client = Some(error);
         return Poll::Ready(Ok(Chunk::empty()));
     }
-    up.poll_recv(cx, limits::CHUNK_SMALL_BYTES)
+    answer
 }
 
 fn ended_early(ctx: &Ctx<'_>, up: &Connection, ended: io::Result<Chunk>, broken: Option<Error>) -> Error {

@@ -15,7 +15,7 @@ use crate::plugin::chain::{Chain, Merged};
 use crate::plugin::ctx::{BodyPlan, ConnInfo, Parts};
 use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
 use crate::proto::h1::HeadFault;
-use crate::proto::message::{BodyShape, Reason};
+use crate::proto::message::{BodyShape, Known, Reason};
 use crate::snapshot::{Route, Snapshot};
 
 /// What an exchange runs with.
@@ -170,7 +170,7 @@ impl<'e> Exchange<'e> {
 
     /// What the core sets, then the plugins' `header_filter`.
     pub(super) fn filter_head(&self, ctx: &mut Ctx<'e>) {
-        ctx.response.fields.set(b"Server", &self.view.snapshot.server);
+        ctx.response.fields.set_known(Known::Server, b"Server", &self.view.snapshot.server);
         if let Some(last) = ctx.tries.last()
             && (self.view.snapshot.gateway.show_upstream_status || last.status >= 500)
         {

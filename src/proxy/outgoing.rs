@@ -90,7 +90,7 @@ pub fn host_text<'a>(ctx: &'a Ctx<'_>, spec: &'a Spec, node: u16) -> &'a [u8] {
 }
 
 fn host(ctx: &Ctx<'_>, spec: &Spec, node: u16, out: &mut Chunk) {
-    emit::field(out, b"Host", host_text(ctx, spec, node)); // a plugin may have made it
+    emit::checked_field(out, b"Host: ", host_text(ctx, spec, node)); // a plugin may have made it
 }
 
 fn forwarded(ctx: &Ctx<'_>, applied: bool, out: &mut Chunk) {

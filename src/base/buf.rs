@@ -196,8 +196,9 @@ impl Drop for Chunk {
 }
 
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "a chunk takes its buffer out and gives it back as it is")]
 struct Pool {
-    small: Vec<Box<Buffer>>, // boxed as the chunks hold them
+    small: Vec<Box<Buffer>>,
     large: Vec<Box<Buffer>>,
 }
 

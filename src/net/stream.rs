@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use monoio::io::{OwnedReadHalf, Splitable};
 use monoio::net::{TcpStream, UnixStream};
@@ -33,6 +33,7 @@ pub struct Stream {
     recv: Lane<RecvAsk, io::Result<Chunk>>,
     send: Lane<Chunk, io::Result<Chunk>>,
     watch: Watch,
+    quiet: bool,
     shut: bool,
 }
 
@@ -41,14 +42,14 @@ impl Stream {
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
         let watch = Watch::new(fd);
-        Self { fd, recv: lane::receiving(read), send: lane::sending(write, watch.clone()), watch, shut: false }
+        Self { fd, recv: lane::receiving(read), send: lane::sending(write, watch.clone()), watch, quiet: false, shut: false }
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
         let watch = Watch::new(fd);
-        Self { fd, recv: lane::receiving(read), send: lane::sending(write, watch.clone()), watch, shut: false }
+        Self { fd, recv: lane::receiving(read), send: lane::sending(write, watch.clone()), watch, quiet: false, shut: false }
     }
 
     /// The connection's deadline.
@@ -105,6 +106,14 @@ impl Stream {
         self.send.start(chunk);
     }
 
+    /// The same for a send whose end nobody waits for, because it shows in what comes next (an answer): its completion
+    /// wakes no one. The task is woken by the next sweep instead, should nothing else have woken it: for the send that the
+    /// kernel takes in parts, and so that deadlines of what follows begin.
+    pub fn start_send_quietly(&mut self, chunk: Chunk) {
+        self.start_send(chunk);
+        self.quiet = true;
+    }
+
     /// True while a send is in flight.
     pub fn sending(&self) -> bool {
         self.send.busy()
@@ -112,7 +121,15 @@ impl Stream {
 
     /// Goes on with the send in flight; the emptied chunk comes back.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
-        self.send.poll(cx)
+        if !std::mem::take(&mut self.quiet) {
+            self.watch.hush();
+            return self.send.poll(cx);
+        }
+        let polled = self.send.poll(&mut Context::from_waker(Waker::noop()));
+        if polled.is_pending() {
+            self.watch.nudge(cx.waker());
+        }
+        polled
     }
 
     /// Sends a chunk's window, whole.

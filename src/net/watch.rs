@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
 use std::rc::{Rc, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::base::clock::{self, Tick};
@@ -46,18 +47,25 @@ struct Inner {
     fd: RawFd,
     at: Cell<Tick>,    // u64::MAX: none
     filed: Cell<Tick>, // the earliest moment at which the wheel looks at it
+    entry: Cell<u32>,  // number of that entry in the wheel; older ones are forgotten when they come
     waits: Cell<Wait>,
     span: Cell<Duration>,
     fired: Cell<Option<Wait>>,
     sent: Cell<u64>,
+    nudge: RefCell<Option<Waker>>,
+    listed: Cell<bool>, // in NUDGES
 }
 
 const NEVER: Tick = Tick(u64::MAX);
 
 thread_local! {
-    static WHEEL: RefCell<Wheel<Weak<Inner>>> = RefCell::new(Wheel::new(SWEEP));
+    static WHEEL: RefCell<Wheel<Entry>> = RefCell::new(Wheel::new(SWEEP));
+    static NUDGES: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
     static ALL: RefCell<Registry> = RefCell::new(Registry::default());
 }
+
+/// A watch in the wheel, and the number of this entry of it.
+type Entry = (Weak<Inner>, u32);
 
 /// Every watch of the thread, for draining.
 #[derive(Default)]
@@ -73,10 +81,13 @@ impl Watch {
             fd,
             at: Cell::new(NEVER),
             filed: Cell::new(NEVER),
+            entry: Cell::new(0),
             waits: Cell::new(Wait::Nothing),
             span: Cell::new(Duration::ZERO),
             fired: Cell::new(None),
             sent: Cell::new(0),
+            nudge: RefCell::new(None),
+            listed: Cell::new(false),
         });
         let _gone = ALL.try_with(|all| all.borrow_mut().add(&inner));
         Self(inner)
@@ -113,6 +124,19 @@ impl Watch {
         self.0.fired.get()
     }
 
+    /// Wakes `waker` at the next sweep, unless [`Watch::hush`] comes first.
+    pub(super) fn nudge(&self, waker: &Waker) {
+        *self.0.nudge.borrow_mut() = Some(waker.clone());
+        if !self.0.listed.replace(true) {
+            let _gone = NUDGES.try_with(|list| list.borrow_mut().push(Rc::downgrade(&self.0)));
+        }
+    }
+
+    /// The nudge is not needed any more.
+    pub(super) fn hush(&self) {
+        self.0.nudge.borrow_mut().take();
+    }
+
     /// The kernel took further bytes.
     pub(super) fn add_sent(&self, bytes: usize) {
         self.0.sent.set(self.0.sent.get() + bytes as u64);
@@ -127,7 +151,9 @@ impl Watch {
         self.0.at.set(at);
         if at < self.0.filed.get() {
             self.0.filed.set(at);
-            let _gone = WHEEL.try_with(|wheel| wheel.borrow_mut().file(at, Rc::downgrade(&self.0)));
+            self.0.entry.set(self.0.entry.get().wrapping_add(1));
+            let entry = (Rc::downgrade(&self.0), self.0.entry.get());
+            let _gone = WHEEL.try_with(|wheel| wheel.borrow_mut().file(at, entry));
         }
     }
 }
@@ -155,11 +181,19 @@ impl Registry {
     }
 }
 
-/// Fires every deadline that has passed. The worker's sweeper calls it every [`SWEEP`].
+/// Fires every deadline that has passed, and gives the nudges that were asked for since the last call. The worker's sweeper
+/// calls it every [`SWEEP`].
 pub fn sweep(now: Tick) {
+    for inner in NUDGES.take().iter().filter_map(Weak::upgrade) {
+        inner.listed.set(false);
+        let nudge = inner.nudge.borrow_mut().take();
+        if let Some(waker) = nudge {
+            waker.wake();
+        }
+    }
     WHEEL.with_borrow_mut(|wheel| {
-        wheel.turn(now, |weak| {
-            let inner = weak.upgrade()?;
+        wheel.turn(now, |(weak, number)| {
+            let inner = weak.upgrade().filter(|inner| inner.entry.get() == *number)?;
             let at = inner.at.get();
             if at <= now {
                 inner.filed.set(NEVER);
@@ -183,4 +217,32 @@ pub fn fire_all(which: impl Fn(Wait) -> bool) -> u64 {
         }
     }
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_long_deadlines_by_turns_leave_one_entry() {
+        let watch = Watch::new(-1);
+        let start = clock::refresh();
+        for turn in 0..200_u64 {
+            watch.arm_at(Wait::Read, start.after(Duration::from_secs(40)));
+            watch.arm_at(Wait::Send, start.after(SWEEP * (turn as u32 + 2)));
+            watch.arm_at(Wait::Read, start.after(Duration::from_secs(40)));
+            sweep(start.after(SWEEP * (turn as u32 + 3)));
+        }
+        assert_eq!(watch.fired(), None);
+        sweep(start.after(Duration::from_secs(41)));
+        assert_eq!(watch.fired(), Some(Wait::Read));
+        WHEEL.with_borrow_mut(|wheel| {
+            let mut left = 0;
+            wheel.turn(start.after(Duration::from_secs(200)), |_| {
+                left += 1;
+                None
+            });
+            assert_eq!(left, 0, "entries that nobody needs have gone with their time");
+        });
+    }
 }

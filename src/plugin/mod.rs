@@ -129,6 +129,8 @@ pub struct Sample {
     pub labels: Vec<(String, String)>,
     /// Value.
     pub value: SampleValue,
+    /// It has changed within the time after which its metric forgets a series; true where there is none.
+    pub fresh: bool,
 }
 
 /// Value of a [`Sample`].

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
@@ -26,7 +27,11 @@ struct Prometheus {
     buckets: Arc<[f64]>,
     disabled: Arc<Disabled>,
     extra: Extra,
+    expire: [Duration; 3],
 }
+
+/// The metrics, in the order in which `expire` has them.
+const METRICS: [&str; 3] = ["http_status", "http_latency", "bandwidth"];
 
 /// Labels whose values are left empty, by metric.
 #[derive(Debug, Default)]
@@ -57,7 +62,12 @@ pub fn build(conf: &Json, context: &BuildContext<'_>) -> Result<Arc<dyn Plugin>,
         let pairs = list.into_iter().flatten().filter_map(Json::as_object).flatten();
         pairs.filter_map(|(label, value)| Some((label.clone(), Template::compile(value.as_str()?)))).collect()
     };
+    let expire = METRICS.map(|metric| {
+        let seconds = context.attr.and_then(|attr| attr.get("metrics")?.get(metric)?.get("expire")?.as_f64());
+        seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default()
+    });
     Ok(Arc::new(Prometheus {
+        expire,
         prefer_name: conf.get("prefer_name").and_then(Json::as_bool) == Some(true),
         buckets: buckets.unwrap_or_else(|| Arc::from(BUCKETS)),
         disabled: Arc::new(Disabled {
@@ -90,6 +100,7 @@ struct Series {
     ingress: u64,
     egress: u64,
     touched: Tick,
+    expire: [Duration; 3], // zero: never
     has_upstream: bool,
 }
 
@@ -165,6 +176,7 @@ impl Prometheus {
             ingress: 0,
             egress: 0,
             touched: clock::now(),
+            expire: self.expire,
             has_upstream: !ctx.tries.is_empty(),
         }
     }
@@ -233,11 +245,17 @@ pub fn collect() -> Vec<Sample> {
 }
 
 fn samples(series: &Series) -> Vec<Sample> {
+    let idle = clock::now().since(series.touched);
+    let [status_fresh, latency_fresh, bandwidth_fresh] = series.expire.map(|expire| expire.is_zero() || idle < expire);
     let with = |name: &str, value: &str, labels: &[(String, String)]| -> Vec<(String, String)> {
         std::iter::once((name.to_owned(), value.to_owned())).chain(labels.iter().cloned()).collect()
     };
-    let mut out =
-        vec![Sample { family: "http_status", labels: series.labels.status.clone(), value: SampleValue::Counter(series.count) }];
+    let mut out = vec![Sample {
+        family: "http_status",
+        labels: series.labels.status.clone(),
+        value: SampleValue::Counter(series.count),
+        fresh: status_fresh,
+    }];
     for (kind, histogram) in ["request", "upstream", "apisix"].into_iter().zip(&series.latency) {
         if kind == "upstream" && !series.has_upstream {
             continue;
@@ -246,11 +264,12 @@ fn samples(series: &Series) -> Vec<Sample> {
             family: "http_latency",
             labels: with("type", kind, &series.labels.latency),
             value: SampleValue::Histogram(histogram.counts.clone(), histogram.sum),
+            fresh: latency_fresh,
         });
     }
     for (kind, bytes) in [("ingress", series.ingress), ("egress", series.egress)] {
         let labels = with("type", kind, &series.labels.bandwidth);
-        out.push(Sample { family: "bandwidth", labels, value: SampleValue::Counter(bytes) });
+        out.push(Sample { family: "bandwidth", labels, value: SampleValue::Counter(bytes), fresh: bandwidth_fresh });
     }
     out
 }

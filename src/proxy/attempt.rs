@@ -50,7 +50,10 @@ pub async fn run(
     ctx.response.clear();
     drop(ctx.response.fields.take_received());
     up.stream.watch().arm(Wait::Send, deadlines.upstream.send);
-    up.stream.start_send(out);
+    match upload.read_whole() {
+        true => up.stream.start_send_quietly(out), // nothing follows it; its end shows in the answer
+        false => up.stream.start_send(out),
+    }
     let mut interim = 0;
     let mut faults = Faults::default();
     loop {

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::core::Core;
+use super::core::{Core, View};
 use super::downstream::Downstream;
 use super::exchange;
 use crate::base::clock::{self, Tick};
@@ -40,9 +40,9 @@ pub async fn serve(core: Rc<Core>, stream: Stream, mut info: ConnInfo, proxy_pro
     let mut first = Some(accepted);
     loop {
         let after = match read_head(&core, &mut down, &mut parts, first.take()).await {
-            Head::Whole(started) => {
+            Head::Whole(view, started) => {
                 info.requests.set(info.requests.get() + 1);
-                exchange::run(&core, &mut down, &mut parts, &info, started).await
+                exchange::run(&core, view, &mut down, &mut parts, &info, started).await
             }
             Head::Faulty(fault, started) => {
                 exchange::cold(exchange::refuse(&core, &mut down, &mut parts, &info, &fault, started)).await
@@ -63,7 +63,7 @@ pub async fn serve(core: Rc<Core>, stream: Stream, mut info: ConnInfo, proxy_pro
 }
 
 enum Head {
-    Whole(Tick),
+    Whole(Rc<View>, Tick),
     Gone,
     Faulty(HeadFault, Tick),
 }
@@ -77,9 +77,10 @@ async fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accept
     }
     loop {
         let since = started.unwrap_or_else(clock::now);
-        match parse(core, down, parts, started) {
-            Ok(Progress::Complete) => return Head::Whole(since),
-            Ok(Progress::Partial) => {}
+        let view = core.view();
+        match parse(core, &view, down, parts, started) {
+            Ok(Progress::Complete) => return Head::Whole(view, since),
+            Ok(Progress::Partial) => drop(view),
             Err(fault) => return Head::Faulty(fault, since),
         }
         let idle = started.is_none();
@@ -109,8 +110,7 @@ async fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accept
 }
 
 /// Parses what is there; where that is not a whole head, sets the deadline for the rest of it.
-fn parse(core: &Core, down: &Downstream, parts: &mut Parts, started: Option<Tick>) -> Result<Progress, HeadFault> {
-    let view = core.view();
+fn parse(core: &Core, view: &View, down: &Downstream, parts: &mut Parts, started: Option<Tick>) -> Result<Progress, HeadFault> {
     let gateway = &*view.snapshot.gateway;
     let limits = &gateway.limits;
     let limits = HeadLimits { bytes: limits.header_bytes, fields: limits.headers, target_bytes: limits.uri_bytes };

@@ -29,10 +29,16 @@ pub(super) struct Exchange<'e> {
     pub(super) forwarded_applied: bool,
 }
 
-/// Runs an exchange for the head in `parts`, to its log line.
-pub async fn run(core: &Rc<Core>, down: &mut Downstream, parts: &mut Parts, info: &ConnInfo, started: Tick) -> After {
+/// Runs an exchange for the head in `parts`, to its log line, under the epoch in which the head was read.
+pub async fn run(
+    core: &Rc<Core>,
+    view: Rc<View>,
+    down: &mut Downstream,
+    parts: &mut Parts,
+    info: &ConnInfo,
+    started: Tick,
+) -> After {
     core.counters.requests.add(1);
-    let view = core.view();
     let upload = Upload::new(parts.request.body, view.snapshot.gateway.limits.body_bytes);
     let mut exchange = Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);

@@ -54,18 +54,23 @@ pub fn export_address(attributes: Option<&Json>) -> Result<Option<SocketAddr>, S
     port.map(|port| Some(SocketAddr::new(ip, port))).ok_or_else(|| "port must be 0 to 65535".to_string())
 }
 
-/// Adds the series of all workers up, by family and labels.
+/// Adds the series of all workers up, by family and labels. One that no worker has touched for its metric's `expire` is left
+/// out until it is touched again; it goes on where it was.
 pub fn series(page: &mut Exposition, attributes: &Attributes, samples: impl IntoIterator<Item = Sample>) {
-    let mut sums: BTreeMap<(&'static str, Vec<(String, String)>), SampleValue> = BTreeMap::new();
+    let mut sums: BTreeMap<(&'static str, Vec<(String, String)>), (SampleValue, bool)> = BTreeMap::new();
     for sample in samples {
         match sums.entry((sample.family, sample.labels)) {
             std::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(sample.value);
+                place.insert((sample.value, sample.fresh));
             }
-            std::collections::btree_map::Entry::Occupied(mut place) => add(place.get_mut(), &sample.value),
+            std::collections::btree_map::Entry::Occupied(mut place) => {
+                let (sum, fresh) = place.get_mut();
+                add(sum, &sample.value);
+                *fresh |= sample.fresh;
+            }
         }
     }
-    for ((family, labels), value) in &sums {
+    for ((family, labels), (value, _)) in sums.iter().filter(|(_, (_, fresh))| *fresh) {
         let name = format!("{}{family}", attributes.prefix);
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         match value {
@@ -143,11 +148,13 @@ mod tests {
             family: "http_status",
             labels: vec![("code".into(), code.to_string()), ("route".into(), "1".to_string())],
             value: SampleValue::Counter(value),
+            fresh: code != "418",
         };
         let histogram = |counts: Vec<u64>, sum| Sample {
             family: "http_latency",
             labels: vec![("type".into(), "request".to_string())],
             value: SampleValue::Histogram(counts, sum),
+            fresh: true,
         };
         let attributes = Attributes { buckets: vec![1.0, 5.0], ..Attributes::read(None) };
         let mut page = Exposition::default();
@@ -156,6 +163,7 @@ mod tests {
             histogram(vec![1, 0, 1], 9.0),
             counter("404", 1),
             counter("200", 3),
+            counter("418", 7),
             histogram(vec![0, 2, 0], 6.5),
         ];
         series(&mut page, &attributes, samples);
@@ -163,6 +171,7 @@ mod tests {
         assert!(text.contains("apisix_http_status{code=\"200\",route=\"1\"} 5\n"), "{text}");
         assert!(text.contains("apisix_http_status{code=\"404\",route=\"1\"} 1\n"), "{text}");
         assert!(text.contains("apisix_http_latency_bucket{type=\"request\",le=\"5\"} 3\n"), "{text}");
+        assert!(!text.contains("418"), "nobody touched it for its time: {text}");
         assert!(text.contains("apisix_http_latency_sum{type=\"request\"} 15.5\n"), "{text}");
     }
 

@@ -40,8 +40,11 @@ const LONGEST: usize = 24;
 /// Up to this many known names share a length.
 const PER_LENGTH: usize = 8;
 
-/// Known fields by the length of their name, each with its folded name.
-static BY_LENGTH: [[(Known, Folded); PER_LENGTH]; LONGEST] = by_length();
+/// Known fields by the length of their name, each with one word of its folded name: most rows fit a cache line.
+static BY_LENGTH: [[(u64, Known); PER_LENGTH]; LONGEST] = by_length();
+
+/// The whole folded names, by the field's number.
+static FOLDED: [Folded; Known::ALL.len() + 1] = folded();
 
 /// A name without case in three words: two that overlap cover what is longer than one.
 type Folded = [u64; 3];
@@ -51,12 +54,13 @@ impl Known {
     pub fn of(name: &[u8]) -> Self {
         let Some(row) = BY_LENGTH.get(name.len()) else { return Self::Other };
         let Some(folded) = fold(name) else { return Self::Other };
-        for (known, have) in row {
-            if *known == Self::Other {
+        let tag = tag(&folded);
+        for &(have, known) in row {
+            if known == Self::Other {
                 break;
             }
-            if *have == folded {
-                return *known;
+            if have == tag && FOLDED[known as usize] == folded {
+                return known;
             }
         }
         Self::Other
@@ -133,20 +137,36 @@ const fn fold(name: &[u8]) -> Option<Folded> {
     Some([raw[0] | CASE, raw[1] | CASE, raw[2] | CASE])
 }
 
-const fn by_length() -> [[(Known, Folded); PER_LENGTH]; LONGEST] {
-    let mut table = [[(Known::Other, [0; 3]); PER_LENGTH]; LONGEST];
+/// Told apart by both ends: `x-forwarded-for` and `x-forwarded-...` begin alike.
+const fn tag(folded: &Folded) -> u64 {
+    folded[0] ^ folded[2].rotate_left(32)
+}
+
+const fn folded() -> [Folded; Known::ALL.len() + 1] {
+    let mut table = [[0; 3]; Known::ALL.len() + 1];
+    let mut at = 0;
+    while at < Known::ALL.len() {
+        table[Known::ALL[at] as usize] = match fold(Known::ALL[at].name().as_bytes()) {
+            Some(folded) => folded,
+            None => panic!("a known name is too short or holds a control byte"), // while building alone
+        };
+        at += 1;
+    }
+    table
+}
+
+const fn by_length() -> [[(u64, Known); PER_LENGTH]; LONGEST] {
+    let all = folded();
+    let mut table = [[(0, Known::Other); PER_LENGTH]; LONGEST];
     let mut at = 0;
     while at < Known::ALL.len() {
         let known = Known::ALL[at];
         let row = known.name().len();
         let mut slot = 0;
-        while !matches!(table[row][slot].0, Known::Other) {
+        while !matches!(table[row][slot].1, Known::Other) {
             slot += 1; // a row that is too short fails the build here
         }
-        table[row][slot] = match fold(known.name().as_bytes()) {
-            Some(folded) => (known, folded),
-            None => panic!("a known name is too short or holds a control byte"), // while building alone
-        };
+        table[row][slot] = (tag(&all[known as usize]), known);
         at += 1;
     }
     table

@@ -62,6 +62,27 @@ fn routes_are_chosen_as_apisix_chooses_them() {
 }
 
 #[test]
+fn the_router_mode_decides_between_host_and_path() {
+    let (bound, exact) = (Upstream::answering(|_| support::ok(b"bound")), Upstream::answering(|_| support::ok(b"exact")));
+    let resources = format!(
+        "routes:\n  - {{uri: /*, host: a.example, upstream: {}}}\n  - {{uri: /foo, upstream: {}}}\n  - {{uri: \"/p/:id\", upstream: {}}}",
+        bound.nodes(),
+        exact.nodes(),
+        exact.nodes()
+    );
+    for (mode, foo, parameter) in [
+        ("ringway", "bound", 200),
+        ("radixtree_host_uri", "bound", 404),
+        ("radixtree_uri", "exact", 404),
+        ("radixtree_uri_with_parameter", "exact", 200),
+    ] {
+        let gateway = Gateway::start("epoll", &format!("  router: {mode}\n"), &resources);
+        assert_eq!(gateway.get("/foo").text(), foo, "{mode}");
+        assert_eq!(gateway.ask("GET /p/7 HTTP/1.1\r\nHost: b.example\r\n\r\n").status, parameter, "{mode}");
+    }
+}
+
+#[test]
 fn plugins_do_what_they_say() {
     for driver in drivers() {
         let upstream = Upstream::echoing();

@@ -235,3 +235,27 @@ fn the_driver_asked_for_is_taken() {
         assert_eq!(taken.carrier == rt::Carrier::Epoll, driver == "epoll");
     }
 }
+
+/// A quiet send that the kernel takes in parts goes on all the same: the sweeper looks after it.
+#[test]
+fn a_quiet_send_ends_though_nobody_waits_for_it() {
+    on_both(|| async {
+        let (mut stream, mut peer) = pair().await;
+        let sent: Vec<u8> = support::noise(8 << 20);
+        stream.start_send_quietly(chunk(&sent));
+        let (done, expected) = (Rc::new(Cell::new(false)), sent.clone());
+        let end = done.clone();
+        rt::spawn(async move {
+            std::future::poll_fn(|cx| stream.poll_send(cx)).await.unwrap();
+            end.set(true);
+            stream.close().await;
+        });
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).unwrap();
+            got
+        });
+        until("the end of the send", || done.get()).await;
+        assert!(reader.join().unwrap() == expected);
+    });
+}

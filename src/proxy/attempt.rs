@@ -33,7 +33,8 @@ const HEAD: HeadLimits =
     HeadLimits { bytes: limits::UPSTREAM_HEADER_BYTES, fields: limits::HEADERS_MAX, target_bytes: usize::MAX };
 
 /// Sends `out` (head and the body's first bytes) and the rest of the body, until the head of a final response is whole in
-/// `ctx.response`. The body may still be on its way then (an early response).
+/// `ctx.response`. The body may still be on its way then (an early response). `awaited`: the receive was looked at just now by
+/// this task, so that it will be woken.
 ///
 /// # Errors
 /// Whose side failed; `retry` is set where the upstream failed and not a byte of an answer was seen.
@@ -45,6 +46,7 @@ pub async fn run(
     out: Chunk,
     deadlines: &Deadlines,
     gated: bool,
+    awaited: bool,
 ) -> Result<(), Error> {
     up.served += 1;
     ctx.response.clear();
@@ -55,12 +57,12 @@ pub async fn run(
         false => up.stream.start_send(out),
     }
     let mut interim = 0;
-    let mut faults = Faults::default();
+    let mut waiting = Waiting { awaited, ..Waiting::default() };
     loop {
-        let got = poll_fn(|cx| poll(cx, down, up, upload, deadlines, gated, &mut faults)).await;
+        let got = poll_fn(|cx| poll(cx, down, up, upload, deadlines, gated, &mut waiting)).await;
         let chunk = match got {
             Ok(chunk) if !chunk.is_empty() => chunk,
-            ended => return Err(faults.client.unwrap_or_else(|| ended_early(ctx, up, ended, faults.broken))),
+            ended => return Err(waiting.client.unwrap_or_else(|| ended_early(ctx, up, ended, waiting.broken))),
         };
         up.stream.watch().touch();
         absorb(ctx, chunk);
@@ -80,9 +82,10 @@ pub async fn run(
     }
 }
 
-/// What went wrong while the answer was waited for.
+/// What went wrong while the answer was waited for, and whether it is waited for already.
 #[derive(Default)]
-struct Faults {
+struct Waiting {
+    awaited: bool,
     /// The client's side: the try is over.
     client: Option<Error>,
     /// The upstream stopped taking the request; its answer may still come.
@@ -97,30 +100,33 @@ fn poll(
     upload: &mut Upload,
     deadlines: &Deadlines,
     gated: bool,
-    faults: &mut Faults,
+    waiting: &mut Waiting,
 ) -> Poll<io::Result<Chunk>> {
-    let mut uploading = up.stream.sending() || (faults.broken.is_none() && !upload.sent_whole());
+    let mut uploading = up.stream.sending() || (waiting.broken.is_none() && !upload.sent_whole());
     if uploading {
         match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
             Poll::Ready(Err(error)) if error.side == Side::Downstream => {
-                faults.client = Some(error);
+                waiting.client = Some(error);
                 return Poll::Ready(Ok(Chunk::empty()));
             }
             Poll::Ready(result) => {
                 uploading = false;
-                faults.broken = result.err();
+                waiting.broken = result.err();
                 up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
             }
             Poll::Pending => {}
         }
     }
     // The answer first: once it is there nobody needs to know whether the client would have waited for it.
-    let answer = up.poll_recv(cx, limits::CHUNK_SMALL_BYTES);
+    let answer = match std::mem::take(&mut waiting.awaited) {
+        true => Poll::Pending,
+        false => up.poll_recv(cx, limits::CHUNK_SMALL_BYTES),
+    };
     if answer.is_pending()
         && !uploading
         && let Poll::Ready(error) = down.poll_gone(cx, gated)
     {
-        faults.client = Some(error);
+        waiting.client = Some(error);
         return Poll::Ready(Ok(Chunk::empty()));
     }
     answer

@@ -97,7 +97,7 @@ impl Core {
         home.took(view.snapshot.epoch);
         Self {
             index,
-            pools: RefCell::new(Pools::new(counters.clone())),
+            pools: RefCell::default(),
             upstreams: RefCell::default(),
             counters,
             draining: Cell::new(false),

@@ -18,7 +18,8 @@ use crate::plugin::{Answer, Ctx, Phases};
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::proto::websocket;
 use crate::snapshot::{Route, Target};
-use crate::upstream::{Connection, Picked, Pools, Spec, Tried, pool};
+use crate::upstream::pool::{self, PoolId};
+use crate::upstream::{Connection, Picked, Pools, Spec, Tried};
 
 /// Why no connection with an answer's head came out of an upstream.
 enum Failure {
@@ -158,10 +159,11 @@ impl<'e> Exchange<'e> {
         deadlines: &Deadlines,
     ) -> Result<(Picked, Box<Connection>), Error> {
         let started = clock::now();
-        let mut pooled = self.core.pools.borrow_mut().take(picked.pool);
+        let mut look = true; // at the pool
         loop {
+            let pooled = if look { self.pooled(picked.pool).await } else { None };
             let was_pooled = pooled.is_some();
-            let mut up = match pooled.take() {
+            let mut up = match pooled {
                 Some(up) => up,
                 None => {
                     let (at, up) = cold(self.connect_any(ctx, spec, picked, deadlines)).await?;
@@ -169,9 +171,10 @@ impl<'e> Exchange<'e> {
                     up
                 }
             };
+            look = false;
             let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
             let sent_before = up.stream.sent();
-            let result = self.send_request(ctx, spec, picked, &mut up, websocket, deadlines).await;
+            let result = self.send_request(ctx, spec, picked, &mut up, was_pooled, websocket, deadlines).await;
             let mut note = Try {
                 node: Some(picked.address),
                 status: ctx.response.status,
@@ -201,6 +204,22 @@ impl<'e> Exchange<'e> {
                 ctx.tries.push(note);
             }
             return Err(error);
+        }
+    }
+
+    /// A connection out of the pool that its node has not closed.
+    async fn pooled(&self, pool: PoolId) -> Option<Box<Connection>> {
+        loop {
+            let taken = self.core.pools.borrow_mut().take(pool);
+            let Some(mut up) = taken else {
+                self.core.counters.pool_misses.add(1);
+                return None;
+            };
+            if up.is_quiet(limits::CHUNK_SMALL_BYTES).await {
+                self.core.counters.pool_hits.add(1);
+                return Some(up);
+            }
+            pool::retire(up);
         }
     }
 
@@ -266,6 +285,7 @@ impl<'e> Exchange<'e> {
         spec: &Spec,
         picked: Picked,
         up: &mut Connection,
+        awaited: bool,
         websocket: bool,
         deadlines: &Deadlines,
     ) -> Result<(), Error> {
@@ -274,7 +294,7 @@ impl<'e> Exchange<'e> {
         let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
         self.upload.begin(behind_head, &mut out)?;
         let gated = self.core.gates_receives();
-        attempt::run(ctx, self.down, up, &mut self.upload, out, deadlines, gated).await
+        attempt::run(ctx, self.down, up, &mut self.upload, out, deadlines, gated, awaited).await
     }
 
     /// Filters the head and relays the body.

@@ -2,6 +2,7 @@
 //! until then it tells that the node closed.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -37,10 +38,10 @@ impl Drop for Open {
 pub type PoolId = u32;
 
 /// All pools of a worker.
+#[derive(Default)]
 pub struct Pools {
     by_address: HashMap<Address, PoolId>,
     pools: Vec<Pool>,
-    counters: std::sync::Arc<Counters>,
 }
 
 struct Pool {
@@ -54,11 +55,6 @@ struct Idle {
 }
 
 impl Pools {
-    /// Empty pools that count into a worker's counters.
-    pub fn new(counters: std::sync::Arc<Counters>) -> Self {
-        Self { by_address: HashMap::new(), pools: Vec::new(), counters }
-    }
-
     /// The pool of an address, made on first use.
     pub fn of(&mut self, address: Address) -> PoolId {
         *self.by_address.entry(address).or_insert_with(|| {
@@ -67,19 +63,11 @@ impl Pools {
         })
     }
 
-    /// The idle connection used last, if one is alive.
+    /// The idle connection used last. Its node may have closed it: [`Connection::is_quiet`] tells.
     pub fn take(&mut self, pool: PoolId) -> Option<Box<Connection>> {
-        let idle = &mut self.pools.get_mut(pool as usize)?.idle;
-        while let Some(mut kept) = idle.pop() {
-            kept.connection.stream.watch().disarm();
-            if is_quiet(&mut kept.connection.stream) {
-                self.counters.pool_hits.add(1);
-                return Some(kept.connection);
-            }
-            retire(kept.connection);
-        }
-        self.counters.pool_misses.add(1);
-        None
+        let kept = self.pools.get_mut(pool as usize)?.idle.pop()?;
+        kept.connection.stream.watch().disarm();
+        Some(kept.connection)
     }
 
     /// Puts a connection back after a whole exchange. Over the pool's size the one idle longest goes.
@@ -149,6 +137,11 @@ pub fn retire(connection: Box<Connection>) {
 }
 
 impl Connection {
+    /// True while nothing came, neither bytes nor an end; the task is woken once something does.
+    pub async fn is_quiet(&mut self, size: usize) -> bool {
+        poll_fn(|cx| Poll::Ready(self.poll_recv(cx, size).is_pending())).await
+    }
+
     /// Receives, or goes on with the receive in flight.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<crate::base::buf::Chunk>> {
         self.stream.poll_recv_sized(cx, size)

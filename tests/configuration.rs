@@ -157,3 +157,29 @@ fn the_list_of_enabled_plugins_is_kept_to() {
 fn a_route_that_leads_nowhere_is_told_once() {
     assert_eq!(remarks("routes:\n  - uri: /a\n"), ["2:5 error the route leads nowhere"]);
 }
+
+#[test]
+fn keys_of_consistent_hashing_have_their_forms() {
+    let with = |settings: &str| remarks(&format!("upstreams:\n  - {{id: 1, nodes: {{\"a:1\": 1}}, {settings}}}\n"));
+    for good in [
+        "type: chash, key: remote_addr",
+        "type: chash, key: arg_user-id",
+        "type: chash, hash_on: header, key: X-User",
+        "type: chash, hash_on: cookie, key: session_id",
+        "type: chash, hash_on: consumer",
+        "type: chash, hash_on: vars_combinations, key: \"$host$arg_a\"",
+        "type: least_conn",
+        "type: ewma",
+    ] {
+        assert_eq!(with(good), Vec::<String>::new(), "{good}");
+    }
+    for (bad, said) in [
+        ("type: chash", "missing key: `chash` needs one, unless `hash_on` is `consumer`"),
+        ("type: chash, hash_on: header, key: \"x y\"", "`x y` is no name: letters, digits, `-` and `_`"),
+        ("type: chash, hash_on: heder, key: x", "`heder` is not one of its values"),
+        ("type: leastconn", "unknown balancer `leastconn`"),
+    ] {
+        assert!(with(bad).iter().any(|one| one.ends_with(said)), "{bad}: {:?}", with(bad));
+    }
+    assert!(with("type: chash, key: cookie_x")[0].contains("`cookie_x` is no key for `vars`: one of uri, "));
+}

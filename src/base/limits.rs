@@ -57,3 +57,9 @@ pub const OWN_FIELDS_BYTES: usize = 1024;
 pub const SERIES_MAX: usize = 50_000;
 /// Descriptors that connections leave to logs, listeners, the control plane and resolvers.
 pub const DESCRIPTORS_KEPT: usize = 256;
+
+/// Points on a consistent hash ring (8 bytes each, per worker and upstream).
+pub const RING_POINTS: u64 = 1 << 20;
+
+/// Hosts and paths whose failures `api-breaker` remembers, per worker.
+pub const BREAKERS: usize = 50_000;

@@ -191,7 +191,7 @@ pub(super) static UPSTREAM: Schema = ruled(
     "upstream",
     &[
         f("nodes", Ty::Nodes, "", "`{\"host:port\": weight}`, or a list of `{host, port, weight, priority}`."),
-        f("type", Ty::Text(1, 64), "roundrobin", "Balancer: `roundrobin`."),
+        f("type", Ty::Text(1, 64), "roundrobin", "Balancer: `roundrobin`, `chash`, `least_conn`, `ewma`."),
         f(
             "scheme",
             Ty::Enum(&["http", "https", "grpc", "grpcs", "tcp", "tls", "udp", "kafka"]),
@@ -214,8 +214,8 @@ pub(super) static UPSTREAM: Schema = ruled(
         f("service_name", Ty::NotYet("service discovery is", &Ty::Text(1, 256)), "", "Name to discover nodes by."),
         f("discovery_type", Ty::Text(0, 256), "", "Registry to discover nodes in."),
         f("discovery_args", Ty::Object(&later::DISCOVERY_ARGS), "", "Where to look in it."),
-        f("hash_on", Ty::Enum(&["vars", "header", "cookie", "consumer", "vars_combinations"]), "vars", "For `chash`."),
-        f("key", Ty::Text(0, 4096), "", "For `chash`."),
+        f("hash_on", Ty::Enum(&["vars", "header", "cookie", "consumer", "vars_combinations"]), "vars", "What `chash` hashes."),
+        f("key", Ty::Text(0, 4096), "", "Which of them: a variable, field or cookie, or a text with variables."),
         ID,
         NAME,
         DESC,

@@ -174,12 +174,33 @@ pub struct Upstream {
     pub keepalive: KeepalivePool,
 }
 
-/// How a node is picked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How a node is picked. APISIX request.md §3.9.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Balancer {
     /// Smooth weighted round robin.
     #[default]
     RoundRobin,
+    /// Consistent hashing of a key.
+    Chash(HashOn),
+    /// Fewest requests under way, by weight.
+    LeastConn,
+    /// Peak latency.
+    Ewma,
+}
+
+/// `hash_on` and `key`: what consistent hashing hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    /// A variable.
+    Vars(String),
+    /// A request field.
+    Header(String),
+    /// A cookie.
+    Cookie(String),
+    /// The consumer's name.
+    Consumer,
+    /// A text with variables.
+    VarsCombinations(String),
 }
 
 /// Protocol to the node.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::model::{
-    Balancer, Consumer, Credential, Id, KeepalivePool, Model, Origin, PassHost, PluginSet, Plugins, Route, Scheme, Service,
-    Timeout, Upstream,
+    Balancer, Consumer, Credential, HashOn, Id, KeepalivePool, Model, Origin, PassHost, PluginSet, Plugins, Route, Scheme,
+    Service, Timeout, Upstream,
 };
 use super::raw::{Kind, Node, Place};
 use super::report::Report;
@@ -214,7 +214,7 @@ impl<'r> Builder<'r> {
             origin: self.origin(node, path, file),
             name: text(node, "name"),
             nodes: node.get("nodes").and_then(|nodes| read::nodes(nodes, Scheme::Http.default_port()).ok()).unwrap_or_default(),
-            balancer: Balancer::RoundRobin,
+            balancer: self.balancer(node, path),
             scheme: Scheme::Http,
             pass_host,
             retries: number("retries").map(|retries| u32::try_from(retries).unwrap_or(u32::MAX)),
@@ -224,21 +224,30 @@ impl<'r> Builder<'r> {
         })
     }
 
-    fn upstream_rules(&mut self, node: &Node, path: &str) {
-        if let Some(kind) = node.get("type") {
-            let path = format!("{path}/type");
-            match kind.text() {
-                Some("roundrobin") | None => {}
-                Some(name @ ("chash" | "least_conn" | "ewma")) => {
-                    self.report.error(kind.place, &path, format!("balancer `{name}` is not supported yet"));
+    fn balancer(&mut self, node: &Node, path: &str) -> Balancer {
+        let Some(kind) = node.get("type") else { return Balancer::RoundRobin };
+        match kind.text() {
+            Some("roundrobin") | None => Balancer::RoundRobin,
+            Some("least_conn") => Balancer::LeastConn,
+            Some("ewma") => Balancer::Ewma,
+            Some("chash") => match hash_on(node) {
+                Ok(on) => Balancer::Chash(on),
+                Err(message) => {
+                    let place = node.get("key").unwrap_or(kind).place;
+                    self.report.error(place, &format!("{path}/key"), message);
+                    Balancer::RoundRobin
                 }
-                Some(other) => {
-                    let known = ["roundrobin", "chash", "least_conn", "ewma"];
-                    let fault = self.report.error(kind.place, &path, format!("unknown balancer `{other}`"));
-                    fault.suggest(suggest::nearest(other, known)).help(format!("one of {}", known.join(", ")));
-                }
+            },
+            Some(other) => {
+                let known = ["roundrobin", "chash", "least_conn", "ewma"];
+                let fault = self.report.error(kind.place, &format!("{path}/type"), format!("unknown balancer `{other}`"));
+                fault.suggest(suggest::nearest(other, known)).help(format!("one of {}", known.join(", ")));
+                Balancer::RoundRobin
             }
         }
+    }
+
+    fn upstream_rules(&mut self, node: &Node, path: &str) {
         if let Some(scheme) = node.get("scheme")
             && let Some(name @ ("https" | "grpc" | "grpcs" | "tcp" | "tls" | "udp" | "kafka")) = scheme.text()
         {
@@ -400,6 +409,38 @@ fn plugins(node: &Node) -> Plugins {
 fn timeout(node: &Node) -> Option<Timeout> {
     let part = |name: &str| node.get(name).and_then(read::seconds);
     Some(Timeout { connect: part("connect")?, send: part("send")?, read: part("read")? })
+}
+
+/// `hash_on` and `key`, the key's form checked as APISIX does (resources.md §1.3).
+fn hash_on(node: &Node) -> Result<HashOn, String> {
+    const VARS: [&str; 10] = [
+        "uri",
+        "server_name",
+        "server_addr",
+        "request_uri",
+        "remote_port",
+        "remote_addr",
+        "query_string",
+        "host",
+        "hostname",
+        "mqtt_client_id",
+    ];
+    let on = node.get("hash_on").and_then(Node::text).unwrap_or("vars");
+    if on == "consumer" {
+        return Ok(HashOn::Consumer);
+    }
+    let Some(key) = node.get("key").and_then(Node::text).filter(|key| !key.is_empty()) else {
+        return Err("missing key: `chash` needs one, unless `hash_on` is `consumer`".to_owned());
+    };
+    let word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    match on {
+        "vars" if VARS.contains(&key) || key.strip_prefix("arg_").is_some_and(word) => Ok(HashOn::Vars(key.to_owned())),
+        "vars" => Err(format!("`{key}` is no key for `vars`: one of {}, or arg_NAME", VARS.join(", "))),
+        "header" if word(key) => Ok(HashOn::Header(key.to_owned())),
+        "cookie" if word(key) => Ok(HashOn::Cookie(key.to_owned())),
+        "header" | "cookie" => Err(format!("`{key}` is no name: letters, digits, `-` and `_`")),
+        _ => Ok(HashOn::VarsCombinations(key.to_owned())),
+    }
 }
 
 fn keepalive(node: &Node) -> KeepalivePool {

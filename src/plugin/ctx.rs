@@ -50,6 +50,10 @@ pub struct Ctx<'e> {
     pub reason: Reason,
     /// Bytes of the request as received, head and body.
     pub request_bytes: u64,
+    /// The id that `request-id` gave the request or found in it.
+    pub named_id: Option<Vec<u8>>,
+    /// Longest body that a plugin allows here, in place of the gateway's limit; 0 is no limit.
+    pub body_limit: Option<u64>,
     /// 32 hex digits, made on first use.
     pub request_id: std::cell::OnceCell<[u8; 32]>,
     /// Epoch the request began with.
@@ -247,6 +251,8 @@ impl<'e> Ctx<'e> {
             source: Source::Gateway,
             reason: Reason::Internal,
             request_bytes: 0,
+            named_id: None,
+            body_limit: None,
             request_id: std::cell::OnceCell::new(),
             epoch: 0,
             worker: 0,

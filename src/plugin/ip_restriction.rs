@@ -31,8 +31,18 @@ pub fn build(conf: &Json, _context: &BuildContext<'_>) -> Result<Arc<dyn Plugin>
         (None, Some(list)) => (list, false, "blacklist"),
         _ => return Err(vec![ConfFault::at("", "exactly one of `whitelist` and `blacklist` is needed")]),
     };
-    let mut faults = Vec::new();
-    let mut nets = Vec::new();
+    let nets = nets(list, name)?;
+    let message = conf.get("message").and_then(Json::as_str).unwrap_or("Your IP address is not allowed").to_owned();
+    let status = if conf.get("response_code").and_then(Json::as_i64) == Some(404) { 404 } else { 403 };
+    Ok(Arc::new(IpRestriction { nets, allows, message, status }))
+}
+
+/// Addresses and nets of a list.
+///
+/// # Errors
+/// Those that are none; `name` is the list's.
+pub fn nets(list: &Json, name: &str) -> Result<Vec<IpNet>, Vec<ConfFault>> {
+    let (mut nets, mut faults) = (Vec::new(), Vec::new());
     for (at, text) in list.as_array().into_iter().flatten().enumerate() {
         let text = text.as_str().unwrap_or_default();
         match text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)) {
@@ -40,12 +50,7 @@ pub fn build(conf: &Json, _context: &BuildContext<'_>) -> Result<Arc<dyn Plugin>
             None => faults.push(ConfFault::at(format!("/{name}/{at}"), format!("invalid ip address: {text}"))),
         }
     }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    let message = conf.get("message").and_then(Json::as_str).unwrap_or("Your IP address is not allowed").to_owned();
-    let status = if conf.get("response_code").and_then(Json::as_i64) == Some(404) { 404 } else { 403 };
-    Ok(Arc::new(IpRestriction { nets, allows, message, status }))
+    if faults.is_empty() { Ok(nets) } else { Err(faults) }
 }
 
 impl Plugin for IpRestriction {

@@ -1,8 +1,11 @@
 //! Floor 3: plugins. One trait, one registry table, one file per plugin; docs/adding-a-plugin.md shows the way.
 
+pub mod api_breaker;
 pub mod chain;
+pub mod client_control;
 pub mod conf;
 pub mod consumers;
+pub mod cors;
 pub mod ctx;
 pub mod fault_injection;
 pub mod headers;
@@ -12,8 +15,10 @@ mod known;
 pub mod prometheus;
 pub mod proxy_rewrite;
 pub mod random;
+pub mod real_ip;
 pub mod redirect;
 pub mod registry;
+pub mod request_id;
 pub mod response_rewrite;
 pub mod template;
 mod vars;

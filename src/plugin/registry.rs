@@ -4,7 +4,9 @@ use serde_json::Value as Json;
 
 use super::conf::{self, Field, Shape, field};
 use super::known::NOT_YET;
-use super::{Build, ConfFault, fault_injection, ip_restriction, key_auth, prometheus, proxy_rewrite, redirect, response_rewrite};
+use super::{Build, ConfFault};
+use super::{api_breaker, client_control, cors, fault_injection, ip_restriction, key_auth, prometheus};
+use super::{proxy_rewrite, real_ip, redirect, request_id, response_rewrite};
 use crate::config::nearest;
 
 /// A plugin that exists.
@@ -39,6 +41,16 @@ const fn plugin(
 }
 
 static ALL: &[Registered] = &[
+    plugin("real-ip", 23000, "rewrite", "Says who the client is, where its peer is trusted.", real_ip::FIELDS, real_ip::build),
+    plugin(
+        "client-control",
+        22000,
+        "rewrite",
+        "Limits the bodies that clients may send.",
+        client_control::FIELDS,
+        client_control::build,
+    ),
+    plugin("request-id", 12015, "rewrite, header_filter", "Gives every request an id.", request_id::FIELDS, request_id::build),
     plugin(
         "fault-injection",
         11000,
@@ -47,12 +59,21 @@ static ALL: &[Registered] = &[
         fault_injection::FIELDS,
         fault_injection::build,
     ),
+    plugin("cors", 4000, "rewrite, header_filter", "Says which origins may read answers.", cors::FIELDS, cors::build),
     plugin("ip-restriction", 3000, "access", "Lets or keeps client addresses.", ip_restriction::FIELDS, ip_restriction::build),
     Registered {
         auth: true,
         consumer_fields: &[field("key", Shape::Text(1, 4096), "**required**", "The consumer's key.")],
         ..plugin("key-auth", 2500, "rewrite", "Identifies consumers by a key.", key_auth::FIELDS, key_auth::build)
     },
+    plugin(
+        "api-breaker",
+        1005,
+        "access, log",
+        "Answers in an upstream's place while it fails.",
+        api_breaker::FIELDS,
+        api_breaker::build,
+    ),
     plugin("proxy-rewrite", 1008, "rewrite", "Changes what the upstream gets.", proxy_rewrite::FIELDS, proxy_rewrite::build),
     plugin("redirect", 900, "rewrite", "Answers with a redirect.", redirect::FIELDS, redirect::build),
     plugin(

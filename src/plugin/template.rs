@@ -62,6 +62,15 @@ impl Template {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
     }
 
+    /// True if one of its variables has a value, or it has none.
+    pub fn resolves(&self, vars: &dyn Vars) -> bool {
+        let mut variables = self.0.iter().filter_map(|piece| match piece {
+            Piece::Var { var, .. } => Some(var),
+            _ => None,
+        });
+        self.is_plain() || variables.any(|var| vars.var(var).is_some())
+    }
+
     /// True if some variable satisfies `which`.
     pub fn reads(&self, which: impl Fn(&Var) -> bool) -> bool {
         self.0.iter().any(|piece| matches!(piece, Piece::Var { var, .. } if which(var)))

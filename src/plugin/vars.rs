@@ -215,9 +215,12 @@ impl Ctx<'_> {
         out
     }
 
-    /// 32 hex digits that name this request, made once.
-    pub fn request_id(&self) -> &[u8; 32] {
-        self.request_id.get_or_init(random_id)
+    /// What names this request: the id of `request-id`, else 32 hex digits made once.
+    pub fn request_id(&self) -> &[u8] {
+        match &self.named_id {
+            Some(id) => id,
+            None => self.request_id.get_or_init(random_id),
+        }
     }
 }
 

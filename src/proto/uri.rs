@@ -4,6 +4,7 @@
 //! client wrote as long as nobody can read a dot segment into it; a path that could be read so is resolved or refused.
 
 use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::gateway::{EncodedMark, Paths};
 use crate::proto::message::PathForm;
@@ -380,6 +381,19 @@ pub fn host_of(authority: &[u8]) -> &[u8] {
         _ => memchr::memchr(b':', authority).unwrap_or(authority.len()),
     };
     authority.get(..end).unwrap_or_default()
+}
+
+/// An address as fields carry it: `ip`, `ip:port`, `[v6]` or `[v6]:port`. Port 0 where there is none.
+pub fn address_and_port(text: &[u8]) -> Option<(IpAddr, u16)> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some((ip, 0));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some((address.ip(), address.port()));
+    }
+    let ip = text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+    Some((ip, 0))
 }
 
 #[cfg(test)]

@@ -229,8 +229,8 @@ fn json(ctx: &Ctx<'_>, out: &mut Vec<u8>) {
             text(out, name, value);
         }
     }
-    if let Some(id) = ctx.request_id.get() {
-        text(out, "request_id", id);
+    if ctx.named_id.is_some() || ctx.request_id.get().is_some() {
+        text(out, "request_id", ctx.request_id());
     }
     number(out, "worker", u64::from(ctx.worker));
     number(out, "epoch", ctx.epoch);

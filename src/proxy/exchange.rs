@@ -17,6 +17,7 @@ use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
 use crate::proto::h1::HeadFault;
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::snapshot::{Route, Snapshot};
+use crate::upstream::Owed;
 
 /// What an exchange runs with.
 pub(super) struct Exchange<'e> {
@@ -27,6 +28,8 @@ pub(super) struct Exchange<'e> {
     pub(super) route: Option<&'e Arc<Route>>,
     pub(super) merged: Option<Rc<Merged>>,
     pub(super) forwarded_applied: bool,
+    /// What the balancer that picked the node wants to know at the end.
+    pub(super) owed: Owed,
 }
 
 /// Runs an exchange for the head in `parts`, to its log line, under the epoch in which the head was read.
@@ -40,7 +43,8 @@ pub async fn run(
 ) -> After {
     core.counters.requests.add(1);
     let upload = Upload::new(parts.request.body, view.snapshot.gateway.limits.body_bytes);
-    let mut exchange = Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
+    let mut exchange =
+        Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false, owed: Owed::Nothing };
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
     let after = exchange.serve(&mut ctx).await;
@@ -63,7 +67,8 @@ pub async fn refuse(
     core.counters.requests.add(1);
     let view = core.view();
     let upload = Upload::new(BodyShape::None, 0);
-    let mut exchange = Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false };
+    let mut exchange =
+        Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false, owed: Owed::Nothing };
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
     ctx.reason = fault.reason;
@@ -90,7 +95,13 @@ impl<'e> Exchange<'e> {
         self.find_route(ctx);
         let ended = match self.route {
             Some(route) if route.chain.is_empty() && snapshot.global.is_empty() => None,
-            Some(route) => self.request_phases(ctx, route).await,
+            Some(route) => {
+                let answer = self.request_phases(ctx, route).await;
+                if let Some(limit) = ctx.body_limit {
+                    self.upload.set_limit(limit);
+                }
+                answer
+            }
             None => match cold(self.global_phases(ctx)).await {
                 None => {
                     ctx.reason = Reason::NoRoute;
@@ -270,6 +281,11 @@ impl<'e> Exchange<'e> {
     fn finish(&mut self, ctx: &mut Ctx<'e>) {
         ctx.sent.total = clock::refresh().since(ctx.started);
         self.core.counters.bytes_out.add(ctx.sent.bytes);
+        if let Owed::Latency(latency) = &self.owed
+            && let Some(last) = ctx.tries.last().filter(|last| last.header.is_some())
+        {
+            latency.note((last.connect + last.total).as_secs_f64(), clock::now());
+        }
         self.core.count(ctx.reason);
         let own = self.merged.as_deref().map(|merged| &merged.chain).or(self.route.map(|route| &route.chain));
         self.view.snapshot.global.run_log(ctx, own);

@@ -1,5 +1,6 @@
 //! The upstream's part of an exchange: picking nodes, trying them, delivering the answer. APISIX request.md §3.8.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,11 @@ use crate::net::Wait;
 use crate::plugin::ctx::{BodyPlan, Source, Try};
 use crate::plugin::{Answer, Ctx, Phases};
 use crate::proto::message::{BodyShape, Known, Reason};
+use crate::proto::vars::Vars;
 use crate::proto::websocket;
 use crate::snapshot::{Route, Target};
 use crate::upstream::pool::{self, PoolId};
+use crate::upstream::spec::{Balance, HashKey};
 use crate::upstream::{Connection, Picked, Pools, Spec, Tried};
 
 /// Why no connection with an answer's head came out of an upstream.
@@ -91,8 +94,11 @@ impl<'e> Exchange<'e> {
             cold(self.say_continue(ctx, deadlines)).await.map_err(Failure::Client)?;
         }
         loop {
-            let Some(picked) = self.pick(spec, &tried) else {
-                return Err(if tried.count() == 0 { Failure::NoNode(503) } else { Failure::Upstream });
+            let Some(picked) = self.pick(ctx, spec, &tried) else {
+                // A ring on which nobody has a point is APISIX's 502, an upstream without nodes its 503.
+                let hashes = matches!(spec.balancer, Balance::Chash(_)) && !spec.nodes.is_empty();
+                let status = if hashes { 502 } else { 503 };
+                return Err(if tried.count() == 0 { Failure::NoNode(status) } else { Failure::Upstream });
             };
             tried.note(picked.node);
             self.core.counters.retries.add(u64::from(tried.count() > 1));
@@ -113,10 +119,19 @@ impl<'e> Exchange<'e> {
         }
     }
 
-    fn pick(&self, spec: &Arc<Spec>, tried: &Tried) -> Option<Picked> {
+    fn pick(&mut self, ctx: &Ctx<'e>, spec: &Arc<Spec>, tried: &Tried) -> Option<Picked> {
+        let key = match &spec.balancer {
+            Balance::Chash(key) => hash_key(ctx, key),
+            _ => Cow::Borrowed(&b""[..]),
+        };
         let mut pools = self.core.pools.borrow_mut();
         let mut upstreams = self.core.upstreams.borrow_mut();
-        upstreams.of(spec, &mut pools, self.core.index)?.pick(tried)
+        let state = upstreams.of(spec, &mut pools, self.core.index)?;
+        let picked = state.pick(tried, &key)?;
+        if !matches!(spec.balancer, Balance::RoundRobin | Balance::Chash(_)) {
+            self.owed = state.owed(picked);
+        }
+        Some(picked)
     }
 
     fn takes_part(&self, phase: Phases) -> bool {
@@ -307,6 +322,7 @@ impl<'e> Exchange<'e> {
         deadlines: &Deadlines,
     ) -> After {
         ctx.source = Source::Upstream;
+        let head_at = clock::now();
         self.filter_head(ctx);
         let filters = self.takes_part(Phases::BODY_FILTER);
         let (after, whole) = if relay::streams(ctx, filters) {
@@ -315,7 +331,7 @@ impl<'e> Exchange<'e> {
             cold(self.deliver_changed(ctx, &mut up, filters, deadlines)).await
         };
         if let Some(last) = ctx.tries.last_mut() {
-            last.total = clock::now().since(ctx.started);
+            last.total += clock::now().since(head_at);
         }
         let reusable = whole && ctx.response.keep_alive && self.upload.sent_whole() && !self.core.draining.get();
         if reusable {
@@ -484,6 +500,19 @@ impl<'e> Exchange<'e> {
         pool::retire(up);
         After::Gone
     }
+}
+
+/// What consistent hashing hashes; the client's address where the key is absent. APISIX request.md §3.9.
+fn hash_key<'a>(ctx: &'a Ctx<'_>, key: &HashKey) -> Cow<'a, [u8]> {
+    let found = match key {
+        HashKey::Var(var) => ctx.var(var).map(|value| Cow::Owned(value.to_text().into_owned())),
+        HashKey::Consumer => ctx.consumer.as_ref().map(|consumer| Cow::Owned(consumer.username.as_bytes().to_vec())),
+        HashKey::Template(template) => template.resolves(ctx).then(|| Cow::Owned(template.render(ctx))),
+    };
+    found.unwrap_or_else(|| {
+        crate::limited!(warn, "chash_key fetch is nil, use default chash_key remote_addr: {}", ctx.remote_text());
+        Cow::Owned(ctx.remote_text().into_owned().into_bytes())
+    })
 }
 
 /// Status and reason of a failed try.

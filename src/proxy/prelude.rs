@@ -1,10 +1,9 @@
 //! Before anything looks at a request: who the client is (real-ip), and what the forwarded fields say. APISIX request.md §3.7.
 
-use std::net::{IpAddr, SocketAddr};
-
 use crate::config::gateway::{Gateway, RealIp};
 use crate::plugin::Ctx;
 use crate::proto::message::{Known, KnownSet};
+use crate::proto::uri;
 
 /// Takes the client's address from the configured field where the peer is trusted for it.
 pub fn real_ip(ctx: &mut Ctx<'_>, conf: &RealIp) {
@@ -24,7 +23,7 @@ pub fn real_ip(ctx: &mut Ctx<'_>, conf: &RealIp) {
     let values: Vec<&[u8]> = ctx.request.fields.all(conf.header.as_bytes()).collect();
     let addresses = values.iter().flat_map(|value| value.split(|&byte| byte == b',')).rev();
     for text in addresses {
-        let Some((ip, port)) = parse_address(text) else { break };
+        let Some((ip, port)) = uri::address_and_port(text) else { break };
         found = Some((ip, port));
         if !(conf.recursive && conf.trusts(Some(ip))) {
             break;
@@ -33,19 +32,6 @@ pub fn real_ip(ctx: &mut Ctx<'_>, conf: &RealIp) {
     if found.is_some() {
         ctx.real_ip = found;
     }
-}
-
-/// `ip`, `ip:port` or `[v6]:port`.
-fn parse_address(text: &[u8]) -> Option<(IpAddr, u16)> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Some((ip, 0));
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some((address.ip(), address.port()));
-    }
-    let ip = text.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
-    Some((ip, 0))
 }
 
 /// Ringway's own values of the forwarded fields.

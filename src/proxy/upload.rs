@@ -48,6 +48,11 @@ impl Upload {
         }
     }
 
+    /// Another limit than the gateway's; 0 is none.
+    pub fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
     /// All of it was read from the client.
     pub fn read_whole(&self) -> bool {
         self.read_whole

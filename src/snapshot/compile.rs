@@ -22,6 +22,7 @@ use crate::proto::vars::Var;
 use crate::proxy::access_log::Format;
 use crate::route::{Spec as RouteSpec, Table};
 use crate::upstream::names::Names;
+use crate::upstream::spec::Balance;
 use crate::upstream::{Node, Spec};
 
 /// A configuration that may become an epoch.
@@ -242,7 +243,7 @@ impl Compiler<'_> {
             digest: upstream.origin.digest,
             name: upstream.name.clone(),
             scheme: upstream.scheme,
-            balancer: upstream.balancer,
+            balancer: Balance::of(&upstream.balancer),
             pass_host: upstream.pass_host.clone(),
             retries,
             retry_timeout: upstream.retry_timeout,

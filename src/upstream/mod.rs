@@ -8,4 +8,4 @@ pub mod state;
 
 pub use pool::{Connection, Pools};
 pub use spec::{Node, Spec};
-pub use state::{Picked, State, Tried, Upstreams};
+pub use state::{Owed, Picked, State, Tried, Upstreams};

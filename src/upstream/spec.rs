@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::names::Name;
-use crate::config::model::{Balancer, KeepalivePool, NodeHost, PassHost, Scheme, Timeout};
+use crate::config::model::{Balancer, HashOn, KeepalivePool, NodeHost, PassHost, Scheme, Timeout};
+use crate::plugin::template::Template;
+use crate::proto::vars::Var;
 
 /// A compiled upstream.
 #[derive(Debug)]
@@ -20,7 +22,7 @@ pub struct Spec {
     /// Protocol to the nodes.
     pub scheme: Scheme,
     /// How a node is picked.
-    pub balancer: Balancer,
+    pub balancer: Balance,
     /// Which Host the node gets.
     pub pass_host: PassHost,
     /// Tries after the first.
@@ -33,6 +35,50 @@ pub struct Spec {
     pub keepalive: KeepalivePool,
     /// The nodes, in file order.
     pub nodes: Vec<Node>,
+}
+
+/// How a node is picked, compiled.
+#[derive(Debug)]
+pub enum Balance {
+    /// Smooth weighted round robin.
+    RoundRobin,
+    /// Consistent hashing of a key.
+    Chash(HashKey),
+    /// Fewest requests under way, by weight.
+    LeastConn,
+    /// Peak latency.
+    Ewma,
+}
+
+/// Where the key of consistent hashing comes from.
+#[derive(Debug)]
+pub enum HashKey {
+    /// A variable.
+    Var(Var),
+    /// The consumer's name.
+    Consumer,
+    /// A text with variables; absent where none of them has a value.
+    Template(Template),
+}
+
+impl Balance {
+    /// Compiles a balancer.
+    pub fn of(balancer: &Balancer) -> Self {
+        match balancer {
+            Balancer::RoundRobin => Self::RoundRobin,
+            Balancer::LeastConn => Self::LeastConn,
+            Balancer::Ewma => Self::Ewma,
+            Balancer::Chash(on) => Self::Chash(match on {
+                HashOn::Vars(name) => HashKey::Var(Var::parse(name)),
+                HashOn::Header(name) => {
+                    HashKey::Var(Var::parse(&format!("http_{}", name.to_ascii_lowercase().replace('-', "_"))))
+                }
+                HashOn::Cookie(name) => HashKey::Var(Var::parse(&format!("cookie_{name}"))),
+                HashOn::Consumer => HashKey::Consumer,
+                HashOn::VarsCombinations(text) => HashKey::Template(Template::compile(text)),
+            }),
+        }
+    }
 }
 
 /// A node of a compiled upstream.

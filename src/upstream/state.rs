@@ -4,12 +4,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::pick::chash::Ring;
+use super::pick::ewma::{self, Latency};
+use super::pick::least_conn::{self, Load, Underway};
 use super::pick::round_robin::{self, Share};
 use super::pool::{PoolId, Pools};
-use super::spec::{Node, Spec};
+use super::spec::{Balance, Node, Spec};
 use crate::base::address::Address;
+use crate::base::clock;
 use crate::base::limits;
 use crate::config::model::NodeHost;
+use crate::plugin::random;
 
 /// Upstreams of a worker by slot.
 #[derive(Default)]
@@ -23,7 +28,27 @@ pub struct State {
     endpoints: Vec<Endpoint>, // as spec.nodes
     shares: Vec<Share>,       // as spec.nodes
     priorities: Vec<i64>,     // distinct, highest first
-    versions: u64,            // sum of the names' versions
+    rings: Vec<Ring>,         // as priorities, for consistent hashing
+    tracks: Vec<Track>,       // as spec.nodes, for the balancers that look back
+    turn: usize,
+    versions: u64, // sum of the names' versions
+}
+
+/// What a balancer remembers of a node. Kept over epochs with the node.
+#[derive(Clone, Default)]
+struct Track {
+    load: Load,
+    latency: Latency,
+}
+
+/// What an exchange owes the balancer that picked its node.
+pub enum Owed {
+    /// Nothing: it does not look back.
+    Nothing,
+    /// The request counts at its node until this is dropped.
+    Underway(Underway),
+    /// How long the answer took.
+    Latency(Latency),
 }
 
 #[derive(Default)]
@@ -104,11 +129,19 @@ impl Upstreams {
 
 impl State {
     fn new(spec: &Arc<Spec>, pools: &mut Pools, worker: u16) -> Self {
-        let mut state =
-            Self { spec: spec.clone(), endpoints: Vec::new(), shares: Vec::new(), priorities: Vec::new(), versions: 0 };
+        let mut state = Self {
+            spec: spec.clone(),
+            endpoints: Vec::new(),
+            shares: Vec::new(),
+            priorities: Vec::new(),
+            rings: Vec::new(),
+            tracks: Vec::new(),
+            turn: usize::from(worker),
+            versions: 0,
+        };
         state.reconcile(spec, pools);
         for _ in 0..usize::from(worker) % spec.nodes.len().max(1) {
-            state.pick(&Tried::default()); // workers that start together do not all begin with the same node
+            state.pick(&Tried::default(), b""); // workers that start together do not all begin with the same node
         }
         state
     }
@@ -122,16 +155,26 @@ impl State {
         };
         let balances: Vec<_> = spec.nodes.iter().map(|node| kept(node).unwrap_or(0)).collect();
         self.shares = spec.nodes.iter().zip(balances).map(|(node, balance)| Share { weight: node.weight, balance }).collect();
+        let track = |node: &Node| {
+            let same = |old: &Node| old.host == node.host && old.port == node.port;
+            let at = self.spec.nodes.iter().position(same)?;
+            self.tracks.get(at).cloned()
+        };
+        self.tracks = spec.nodes.iter().map(|node| track(node).unwrap_or_default()).collect();
         self.versions = versions(spec);
         self.endpoints = spec.nodes.iter().map(|node| endpoint(node, pools)).collect();
         self.priorities = spec.nodes.iter().map(|node| node.priority).collect();
         self.priorities.sort_unstable_by(|a, b| b.cmp(a));
         self.priorities.dedup();
+        if !Arc::ptr_eq(&self.spec, spec) || self.rings.is_empty() {
+            self.rings = rings(spec, &self.priorities);
+        }
         self.spec = spec.clone();
     }
 
-    /// Picks a node that was not tried: the highest priority first, then by turn. An upstream of one node gives it again.
-    pub fn pick(&mut self, tried: &Tried) -> Option<Picked> {
+    /// Picks a node that was not tried: the highest priority first, then as the balancer says (`key` is what consistent hashing
+    /// hashes). An upstream of one node gives it again.
+    pub fn pick(&mut self, tried: &Tried, key: &[u8]) -> Option<Picked> {
         if let [endpoint] = self.endpoints.as_mut_slice() {
             return endpoint.next(0);
         }
@@ -143,11 +186,43 @@ impl State {
                     && endpoints.get(node).is_some_and(|endpoint| !endpoint.addresses.is_empty())
                     && !tried.has(node)
             };
-            if let Some(node) = round_robin::turn(&mut self.shares, eligible) {
+            let node = match &self.spec.balancer {
+                Balance::RoundRobin => round_robin::turn(&mut self.shares, eligible),
+                Balance::Chash(_) => {
+                    let ring = self.rings.get(at)?;
+                    ring.owner(key, |node| eligible(usize::from(node))).map(usize::from)
+                }
+                Balance::LeastConn => {
+                    self.turn = (self.turn + 1) % nodes.len();
+                    let tracks = self.tracks.iter().zip(nodes).enumerate().filter(|(at, _)| eligible(*at));
+                    let candidates = tracks.map(|(at, (track, node))| (at, node.weight, track.load.get()));
+                    least_conn::least(candidates, self.turn)
+                }
+                Balance::Ewma => {
+                    let all = || (0..nodes.len()).filter(|at| eligible(*at));
+                    let now = clock::now();
+                    let score = |nth: usize| {
+                        let track = all().nth(nth).and_then(|at| self.tracks.get(at));
+                        track.map_or(f64::MAX, |track| track.latency.score(now))
+                    };
+                    ewma::better_of_two(all().count(), random::next, score).and_then(|nth| all().nth(nth))
+                }
+            };
+            if let Some(node) = node {
                 return self.endpoints.get_mut(node)?.next(node);
             }
         }
         None
+    }
+
+    /// What the exchange that got this node owes the balancer.
+    pub fn owed(&self, picked: Picked) -> Owed {
+        let Some(track) = self.tracks.get(usize::from(picked.node)) else { return Owed::Nothing };
+        match &self.spec.balancer {
+            Balance::RoundRobin | Balance::Chash(_) => Owed::Nothing,
+            Balance::LeastConn => Owed::Underway(track.load.enter()),
+            Balance::Ewma => Owed::Latency(track.latency.clone()),
+        }
     }
 
     /// The next address of a picked node, for a name that has several: one may be dead while another serves.
@@ -168,6 +243,19 @@ impl Endpoint {
         self.next = self.next.wrapping_add(1);
         Some(Picked { node: u16::try_from(node).ok()?, address, pool })
     }
+}
+
+/// A ring for each priority, where the upstream hashes.
+fn rings(spec: &Spec, priorities: &[i64]) -> Vec<Ring> {
+    if !matches!(spec.balancer, Balance::Chash(_)) {
+        return Vec::new();
+    }
+    let names: Vec<String> = spec.nodes.iter().map(|node| format!("{}:{}", node.host, node.port)).collect();
+    let ring = |priority: &i64| {
+        let nodes = spec.nodes.iter().zip(&names).enumerate().filter(|(_, (node, _))| node.priority == *priority);
+        Ring::new(nodes.filter_map(|(at, (node, name))| Some((u16::try_from(at).ok()?, name.as_str(), node.weight))))
+    };
+    priorities.iter().map(ring).collect()
 }
 
 fn endpoint(node: &Node, pools: &mut Pools) -> Endpoint {

@@ -1,7 +1,7 @@
 //! The one table of fields: the checker, the JSON Schema and the reference are made of it. Bounds and defaults are APISIX's
 //! (apisix/resource-fields.md) and, for `gateway:`, design.md §5.
 
-use super::later;
+use super::{checks, later};
 
 /// What a field may hold.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,10 @@ pub(super) const fn f(name: &'static str, ty: Ty, default: &'static str, doc: &'
 
 pub(super) const fn object(name: &'static str, fields: &'static [Field]) -> Schema {
     ruled(name, fields, &[])
+}
+
+pub(super) const fn open(name: &'static str, fields: &'static [Field]) -> Schema {
+    Schema { closed: false, ..object(name, fields) }
 }
 
 pub(super) const fn ruled(name: &'static str, fields: &'static [Field], rules: &'static [Rule]) -> Schema {
@@ -209,7 +213,7 @@ pub(super) static UPSTREAM: Schema = ruled(
         f("retry_timeout", Ty::Number(false), "0", "Seconds after which no retry begins; 0 is no limit."),
         f("timeout", Ty::Object(&TIMEOUT), "60 s each", "Deadlines towards the node."),
         f("keepalive_pool", Ty::Object(&KEEPALIVE_POOL), "", "Idle connections, per worker and node."),
-        f("checks", Ty::NotYet("health checks are", &Ty::Object(&later::CHECKS)), "", "Health checks."),
+        f("checks", Ty::Object(&checks::CHECKS), "", "Health checks."),
         f("tls", Ty::NotYet("TLS to upstreams is", &Ty::Object(&later::UPSTREAM_TLS)), "", "TLS to the nodes."),
         f("service_name", Ty::NotYet("service discovery is", &Ty::Text(1, 256)), "", "Name to discover nodes by."),
         f("discovery_type", Ty::Text(0, 256), "", "Registry to discover nodes in."),

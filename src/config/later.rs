@@ -1,15 +1,10 @@
 //! Fields of what later versions build: checked now, so that a file is right once they are there, and refused as
 //! "not supported yet" as long as they are not. Bounds are APISIX's (apisix/resource-fields.md).
 
-use super::fields::{
-    CREATED, DESC, Field, ID, LABELS, METHODS, NAME, PLUGINS, Rule, Schema, Ty, UPDATED, UPSTREAM, f, object, ruled,
-};
+use super::fields::{CREATED, DESC, ID, LABELS, NAME, PLUGINS, Rule, Schema, Ty, UPDATED, UPSTREAM, f, object, open, ruled};
 
 const CERT: Ty = Ty::Text(128, 65_536);
 const KEY: Ty = Ty::Text(64, 65_536);
-const STATUSES: Ty = Ty::List(&Ty::Int(200, 599), 1);
-const PROBES: &[&str] = &["http", "https", "tcp"];
-
 pub(super) static SSL: Schema = Schema {
     required: &["cert", "key"],
     ..ruled(
@@ -183,83 +178,6 @@ pub(super) static UPSTREAM_TLS: Schema = Schema {
     )
 };
 
-pub(super) static CHECKS: Schema = Schema {
-    required: &["active"],
-    closed: false,
-    ..object(
-        "checks",
-        &[
-            f("active", Ty::Object(&ACTIVE), "", "Probes."),
-            f("passive", Ty::Object(&PASSIVE), "", "Judged by what requests meet."),
-        ],
-    )
-};
-
-static ACTIVE: Schema = open(
-    "checks.active",
-    &[
-        f("type", Ty::Enum(PROBES), "http", "Kind of probe."),
-        f("timeout", Ty::Number(false), "1", "Seconds for one probe."),
-        f("concurrency", Ty::Int(1, i64::MAX), "10", "Probes at once."),
-        f("host", Ty::Host, "", "Host field."),
-        f("port", Ty::Int(1, 65_535), "", "Port, where it is not the node's."),
-        f("http_method", Ty::Enum(METHODS), "GET", "Method."),
-        f("http_path", Ty::Text(0, 4096), "/", "Path."),
-        f("http_req_body", Ty::Text(0, 65_536), "", "Body."),
-        f("req_headers", Ty::List(&Ty::Text(0, 4096), 1), "", "Field lines."),
-        f("https_verify_certificate", Ty::Bool, "true", "Verify the certificate."),
-        f("healthy", Ty::Object(&ACTIVE_HEALTHY), "", "What makes a node healthy."),
-        f("unhealthy", Ty::Object(&ACTIVE_UNHEALTHY), "", "What makes it unhealthy."),
-    ],
-);
-
-static ACTIVE_HEALTHY: Schema = open(
-    "checks.active.healthy",
-    &[
-        f("interval", Ty::Int(1, i64::MAX), "1", "Seconds between probes of healthy nodes."),
-        f("http_statuses", STATUSES, "200, 302", "Statuses that count."),
-        f("successes", Ty::Int(1, 254), "2", "So many in a row."),
-    ],
-);
-
-static ACTIVE_UNHEALTHY: Schema = open(
-    "checks.active.unhealthy",
-    &[
-        f("interval", Ty::Int(1, i64::MAX), "1", "Seconds between probes of unhealthy nodes."),
-        f("http_statuses", STATUSES, "404, 429, 500 to 505", "Statuses that count."),
-        f("http_failures", Ty::Int(1, 254), "5", "So many of them."),
-        f("tcp_failures", Ty::Int(1, 254), "2", "So many failed connections."),
-        f("timeouts", Ty::Int(1, 254), "3", "So many timeouts."),
-    ],
-);
-
-static PASSIVE: Schema = open(
-    "checks.passive",
-    &[
-        f("type", Ty::Enum(PROBES), "http", "What is judged."),
-        f("healthy", Ty::Object(&PASSIVE_HEALTHY), "", "What makes a node healthy."),
-        f("unhealthy", Ty::Object(&PASSIVE_UNHEALTHY), "", "What makes it unhealthy."),
-    ],
-);
-
-static PASSIVE_HEALTHY: Schema = open(
-    "checks.passive.healthy",
-    &[
-        f("http_statuses", STATUSES, "200 to 208, 226, 300 to 308", "Statuses that count."),
-        f("successes", Ty::Int(0, 254), "5", "So many in a row."),
-    ],
-);
-
-static PASSIVE_UNHEALTHY: Schema = open(
-    "checks.passive.unhealthy",
-    &[
-        f("http_statuses", STATUSES, "429, 500, 503", "Statuses that count."),
-        f("http_failures", Ty::Int(0, 254), "5", "So many of them."),
-        f("tcp_failures", Ty::Int(0, 254), "2", "So many failed connections."),
-        f("timeouts", Ty::Int(0, 254), "7", "So many timeouts."),
-    ],
-);
-
 pub(super) static DISCOVERY_ARGS: Schema = open(
     "discovery_args",
     &[f("namespace_id", Ty::Text(0, 4096), "", "Namespace."), f("group_name", Ty::Text(0, 4096), "", "Group.")],
@@ -289,7 +207,3 @@ pub(super) static BUFFERING: Schema = object(
 
 pub(super) static ADMIN: Schema =
     object("admin", &[f("address", Ty::Address(false), "", "Where it listens; it is off until this is given.")]);
-
-const fn open(name: &'static str, fields: &'static [Field]) -> Schema {
-    Schema { closed: false, ..object(name, fields) }
-}

@@ -3,6 +3,7 @@
 //! [`report::Report`] before anything is refused.
 
 mod check;
+mod checks;
 mod fields;
 pub mod gateway;
 mod gateway_read;

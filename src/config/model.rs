@@ -172,6 +172,8 @@ pub struct Upstream {
     pub timeout: Timeout,
     /// `keepalive_pool`
     pub keepalive: KeepalivePool,
+    /// `checks`
+    pub checks: Option<Arc<Checks>>,
 }
 
 /// How a node is picked. APISIX request.md §3.9.
@@ -201,6 +203,77 @@ pub enum HashOn {
     Consumer,
     /// A text with variables.
     VarsCombinations(String),
+}
+
+/// `checks`: how the health of nodes is known. APISIX request.md §3.10.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// Probes.
+    pub active: ActiveCheck,
+    /// Judging by what requests meet.
+    pub passive: Option<PassiveCheck>,
+}
+
+/// Probes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveCheck {
+    /// What a probe is; `None` is a bare connection (`tcp`).
+    pub http: Option<HttpProbe>,
+    /// For connecting, and for each send and read.
+    pub timeout: Duration,
+    /// Probes of one upstream at once.
+    pub concurrency: usize,
+    /// Port to probe, where it is not the node's.
+    pub port: Option<u16>,
+    /// Time between probes of usable nodes; zero is never.
+    pub healthy_interval: Duration,
+    /// Time between probes of the others; zero is never.
+    pub unhealthy_interval: Duration,
+    /// When the state changes.
+    pub bounds: Bounds,
+}
+
+/// An HTTP probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpProbe {
+    /// Host, where the node has no name.
+    pub host: Option<String>,
+    /// Method.
+    pub method: String,
+    /// Path.
+    pub path: String,
+    /// Body.
+    pub body: String,
+    /// Further field lines.
+    pub headers: Vec<String>,
+    /// Statuses that are successes.
+    pub healthy: Vec<u16>,
+    /// Statuses that are failures.
+    pub unhealthy: Vec<u16>,
+}
+
+/// Judging by what requests meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassiveCheck {
+    /// Statuses that are successes.
+    pub healthy: Vec<u16>,
+    /// Statuses that are failures.
+    pub unhealthy: Vec<u16>,
+    /// When the state changes.
+    pub bounds: Bounds,
+}
+
+/// How often each verdict must be met before it changes the state; 0 disables it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bounds {
+    /// Successes until healthy.
+    pub successes: u32,
+    /// HTTP failures until unhealthy.
+    pub http_failures: u32,
+    /// TCP failures until unhealthy.
+    pub tcp_failures: u32,
+    /// Timeouts until unhealthy.
+    pub timeouts: u32,
 }
 
 /// Protocol to the node.

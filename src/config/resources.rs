@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::model::{
-    Balancer, Consumer, Credential, HashOn, Id, KeepalivePool, Model, Origin, PassHost, PluginSet, Plugins, Route, Scheme,
-    Service, Timeout, Upstream,
+    Balancer, Checks, Consumer, Credential, HashOn, Id, KeepalivePool, Model, Origin, PassHost, PluginSet, Plugins, Route,
+    Scheme, Service, Timeout, Upstream,
 };
 use super::raw::{Kind, Node, Place};
 use super::report::Report;
-use super::{later, read, suggest};
+use super::{checks, later, read, suggest};
 use crate::proto::message::{Method, MethodSet};
 use crate::route::expr::Expr;
 
@@ -221,7 +221,18 @@ impl<'r> Builder<'r> {
             retry_timeout: node.get("retry_timeout").and_then(read::seconds).unwrap_or_default(),
             timeout: node.get("timeout").and_then(timeout).unwrap_or_default(),
             keepalive: node.get("keepalive_pool").map(keepalive).unwrap_or_default(),
+            checks: node.get("checks").and_then(|checks| self.checks(checks, path)),
         })
+    }
+
+    fn checks(&mut self, node: &Node, path: &str) -> Option<Arc<Checks>> {
+        match checks::read(node) {
+            Ok(checks) => checks.map(Arc::new),
+            Err((at, message)) => {
+                self.report.error(at.place, &format!("{path}/checks"), message);
+                None
+            }
+        }
     }
 
     fn balancer(&mut self, node: &Node, path: &str) -> Balancer {

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod bind;
 pub mod fleet;
+pub mod health;
 pub mod listeners;
 pub mod load;
 pub mod log_writer;

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::api;
 use super::bind::{BindError, bind_control};
 use super::fleet::{Fleet, Seat};
+use super::health::Checkers;
 use super::listeners::{self, Change, Listeners};
 use super::load::{self, Files, Loaded, Outcome, Source};
 use super::log_writer::LogWriter;
@@ -111,8 +112,19 @@ pub fn run(source: Source) -> Result<(), Failure> {
         .start(notices)
         .map_err(|error| Failure::configuration(format!("error: cannot start the helper thread: {error}")))?;
     drop(snapshot);
-    let coordinator =
-        Coordinator { shared: shared.clone(), published, listeners, events, threads, log, helper, results, dns, kick };
+    let coordinator = Coordinator {
+        shared: shared.clone(),
+        published,
+        listeners,
+        events,
+        threads,
+        log,
+        helper,
+        results,
+        dns,
+        kick,
+        checkers: Checkers::default(),
+    };
     drop(blocked);
     serve(&runtime, coordinator, (change, signals), resolving, shared, control, exporter)
 }

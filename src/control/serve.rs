@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value as Json;
 use tokio::sync::{Notify, watch};
 
+use super::health::{self, Checkers};
 use super::listeners::{Change, Listeners};
 use super::load::{Files, Loaded, Outcome, Text};
 use super::log_writer::LogWriter;
@@ -46,6 +47,8 @@ pub struct Coordinator {
     pub dns: watch::Sender<Dns>,
     /// Wakes the resolver.
     pub kick: Arc<Notify>,
+    /// Probes of upstream nodes.
+    pub checkers: Checkers,
 }
 
 /// An epoch whose acknowledgements are awaited.
@@ -64,6 +67,7 @@ impl Coordinator {
         let shared = self.shared.clone();
         self.listeners.apply(change, &shared.fleet);
         shared.note_listeners(self.listeners.states());
+        self.checkers.follow(&self.published.current(), &shared);
         shared.enter(Phase::Serving);
         tracing::info!("serving epoch {}", shared.epoch());
         notify("READY=1");
@@ -133,6 +137,7 @@ impl Coordinator {
             Event::Returned(snapshot) => {
                 let _ = self.helper.send(Order::Drop(Box::new(snapshot)));
             }
+            Event::Judged(judged) => health::note_passive(&judged),
             Event::Stopped { worker, id } => {
                 self.listeners.stopped(worker, id, fleet);
                 self.shared.note_listeners(self.listeners.states());
@@ -229,6 +234,7 @@ impl Coordinator {
             tracing::warn!("the configuration has warnings:\n{}", loaded.warnings.human.trim_end());
         }
         let since = Instant::now();
+        self.checkers.follow(&loaded.snapshot, &shared);
         self.published.publish(loaded.snapshot);
         shared.note_epoch(epoch, loaded.gateway.clone(), model);
         shared.fleet.broadcast(|| Message::Epoch);

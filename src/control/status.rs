@@ -9,6 +9,7 @@ use super::fleet::Fleet;
 use super::listeners::ListenerState;
 use crate::config::gateway::Gateway;
 use crate::config::model::Model;
+use crate::upstream::Spec;
 
 /// A worker may lag behind an epoch for so long before the gateway counts as not ready.
 pub const LAG_ALLOWED: Duration = Duration::from_secs(10);
@@ -75,6 +76,7 @@ struct Inner {
     listeners: Vec<ListenerState>,
     reloads: Reloads,
     log_failures: u64,
+    checked: Vec<Arc<Spec>>,
 }
 
 impl Shared {
@@ -89,6 +91,7 @@ impl Shared {
             listeners: Vec::new(),
             reloads,
             log_failures: 0,
+            checked: Vec::new(),
         };
         Self { fleet, hostname: crate::net::host::hostname(), started: Instant::now(), inner: Mutex::new(inner) }
     }
@@ -116,6 +119,16 @@ impl Shared {
     /// Notes the listeners' state.
     pub fn note_listeners(&self, listeners: Vec<ListenerState>) {
         self.inner().listeners = listeners;
+    }
+
+    /// Notes the upstreams whose nodes are probed.
+    pub fn note_checked(&self, checked: Vec<Arc<Spec>>) {
+        self.inner().checked = checked;
+    }
+
+    /// The upstreams whose nodes are probed.
+    pub fn checked(&self) -> Vec<Arc<Spec>> {
+        self.inner().checked.clone()
     }
 
     /// Notes how many batches of access log were lost.

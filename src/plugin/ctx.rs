@@ -120,6 +120,8 @@ pub struct Outgoing {
 pub struct Try {
     /// The node; `None` for a Unix socket.
     pub node: Option<Address>,
+    /// Its index in the upstream's nodes.
+    pub index: u16,
     /// Status the try ended with: the upstream's, or 502/504.
     pub status: u16,
     /// Until the connection was there; zero when it was pooled.

@@ -11,7 +11,8 @@ use crate::plugin::chain::Merged;
 use crate::proto::message::Reason;
 use crate::snapshot::Snapshot;
 use crate::snapshot::published::Published;
-use crate::upstream::{Pools, Upstreams};
+use crate::upstream::health::Verdict;
+use crate::upstream::{Pools, Spec, Upstreams};
 
 /// The worker as its exchanges see it.
 pub struct Core {
@@ -40,6 +41,18 @@ pub trait Home {
     fn took(&self, epoch: u64);
     /// Nobody here needs this snapshot any more; it is dropped elsewhere.
     fn returned(&self, snapshot: Arc<Snapshot>);
+    /// A request says something about a node's health.
+    fn judged(&self, judged: Judged);
+}
+
+/// What a request met at a node whose health is watched.
+pub struct Judged {
+    /// The upstream.
+    pub spec: Arc<Spec>,
+    /// Index of the node.
+    pub node: u16,
+    /// What it met.
+    pub verdict: Verdict,
 }
 
 /// One epoch as a worker holds it. A request keeps the view it began with.
@@ -120,6 +133,11 @@ impl Core {
             self.home.took(epoch);
         }
         current.clone()
+    }
+
+    /// Tells the coordinator about a node's health.
+    pub fn judge(&self, judged: Judged) {
+        self.home.judged(judged);
     }
 
     /// Idle client connections lend no memory once this many are open.

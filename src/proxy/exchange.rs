@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::conn_h1::After;
-use super::core::{Core, View};
+use super::core::{Core, Judged, View};
 use super::downstream::Downstream;
 use super::upload::Upload;
 use super::{answer, prelude, respond};
@@ -17,7 +17,8 @@ use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
 use crate::proto::h1::HeadFault;
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::snapshot::{Route, Snapshot};
-use crate::upstream::Owed;
+use crate::upstream::health::Verdict;
+use crate::upstream::{Owed, Spec};
 
 /// What an exchange runs with.
 pub(super) struct Exchange<'e> {
@@ -28,6 +29,8 @@ pub(super) struct Exchange<'e> {
     pub(super) route: Option<&'e Arc<Route>>,
     pub(super) merged: Option<Rc<Merged>>,
     pub(super) forwarded_applied: bool,
+    /// The upstream, where what its nodes do to requests counts for their health.
+    pub(super) judges: Option<&'e Arc<Spec>>,
     /// What the balancer that picked the node wants to know at the end.
     pub(super) owed: Owed,
 }
@@ -43,8 +46,17 @@ pub async fn run(
 ) -> After {
     core.counters.requests.add(1);
     let upload = Upload::new(parts.request.body, view.snapshot.gateway.limits.body_bytes);
-    let mut exchange =
-        Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false, owed: Owed::Nothing };
+    let mut exchange = Exchange {
+        core,
+        view: &view,
+        down,
+        upload,
+        route: None,
+        merged: None,
+        forwarded_applied: false,
+        judges: None,
+        owed: Owed::Nothing,
+    };
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
     let after = exchange.serve(&mut ctx).await;
@@ -67,8 +79,17 @@ pub async fn refuse(
     core.counters.requests.add(1);
     let view = core.view();
     let upload = Upload::new(BodyShape::None, 0);
-    let mut exchange =
-        Exchange { core, view: &view, down, upload, route: None, merged: None, forwarded_applied: false, owed: Owed::Nothing };
+    let mut exchange = Exchange {
+        core,
+        view: &view,
+        down,
+        upload,
+        route: None,
+        merged: None,
+        forwarded_applied: false,
+        judges: None,
+        owed: Owed::Nothing,
+    };
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
     ctx.reason = fault.reason;
@@ -281,6 +302,9 @@ impl<'e> Exchange<'e> {
     fn finish(&mut self, ctx: &mut Ctx<'e>) {
         ctx.sent.total = clock::refresh().since(ctx.started);
         self.core.counters.bytes_out.add(ctx.sent.bytes);
+        if let Some(spec) = self.judges {
+            self.judge(ctx, spec);
+        }
         if let Owed::Latency(latency) = &self.owed
             && let Some(last) = ctx.tries.last().filter(|last| last.header.is_some())
         {
@@ -294,6 +318,28 @@ impl<'e> Exchange<'e> {
         }
         if let Some(format) = &self.view.snapshot.log {
             self.core.log_line(|out| format.write(ctx, out));
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// What the tries say about their nodes' health. Only what is news is told. (APISIX judges the tries before the last one
+    /// even where `passive` is not configured; here it must be.)
+    #[cold]
+    fn judge(&self, ctx: &Ctx<'_>, spec: &Arc<Spec>) {
+        let Some(passive) = spec.checks.as_ref().and_then(|checks| checks.passive.as_ref()) else { return };
+        for tried in &ctx.tries {
+            let verdict = match (tried.header, tried.status) {
+                (None, 504) => Verdict::Timeout,
+                (None, _) => Verdict::TcpFailure,
+                (Some(_), status) if passive.healthy.contains(&status) => Verdict::Success,
+                (Some(_), status) if passive.unhealthy.contains(&status) => Verdict::HttpFailure,
+                _ => continue,
+            };
+            let health = spec.nodes.get(usize::from(tried.index)).and_then(|node| node.health.as_ref());
+            if health.is_some_and(|health| health.wants(verdict)) {
+                self.core.judge(Judged { spec: spec.clone(), node: tried.index, verdict });
+            }
         }
     }
 }

@@ -50,6 +50,7 @@ impl<'e> Exchange<'e> {
                 return cold(self.answer(ctx, Answer::page(503))).await;
             }
         };
+        self.judges = spec.checks.as_ref().is_some_and(|checks| checks.passive.is_some()).then_some(spec);
         let timeouts = &self.view.snapshot.gateway.timeouts;
         let upstream = route.timeout.unwrap_or(spec.timeout);
         let deadlines = Deadlines { upstream, body: timeouts.body, send: timeouts.send };
@@ -192,6 +193,7 @@ impl<'e> Exchange<'e> {
             let result = self.send_request(ctx, spec, picked, &mut up, was_pooled, websocket, deadlines).await;
             let mut note = Try {
                 node: Some(picked.address),
+                index: picked.node,
                 status: ctx.response.status,
                 connect,
                 header: Some(clock::now().since(started)),
@@ -283,6 +285,7 @@ impl<'e> Exchange<'e> {
             let spent = clock::now().since(started);
             ctx.tries.push(Try {
                 node: Some(picked.address),
+                index: picked.node,
                 status,
                 connect: spent,
                 header: None,

@@ -21,6 +21,7 @@ use crate::plugin::registry;
 use crate::proto::vars::Var;
 use crate::proxy::access_log::Format;
 use crate::route::{Spec as RouteSpec, Table};
+use crate::upstream::health;
 use crate::upstream::names::Names;
 use crate::upstream::spec::Balance;
 use crate::upstream::{Node, Spec};
@@ -233,8 +234,10 @@ impl Compiler<'_> {
                 NodeHost::Name(name) => Some(self.names.entry(name)),
                 NodeHost::Ip(_) => None,
             };
+            let place = format!("{}:{}", node.host, node.port);
+            let health = upstream.checks.is_some().then(|| health::of(&upstream.identity, &place));
             let (host, authority) = (node.host.clone(), authority.into_bytes());
-            Node { host, port: node.port, weight: node.weight, priority: node.priority, name, authority }
+            Node { host, port: node.port, weight: node.weight, priority: node.priority, name, health, authority }
         };
         let retries = upstream.retries.unwrap_or_else(|| (upstream.nodes.len() as u32).saturating_sub(1));
         Spec {
@@ -249,6 +252,7 @@ impl Compiler<'_> {
             retry_timeout: upstream.retry_timeout,
             timeout: upstream.timeout,
             keepalive: upstream.keepalive,
+            checks: upstream.checks.clone(),
             nodes: upstream.nodes.iter().map(node).collect(),
         }
     }

@@ -1,5 +1,6 @@
 //! Floor 3: the upstream side: pools, connecting, picking a node.
 
+pub mod health;
 pub mod names;
 pub mod pick;
 pub mod pool;

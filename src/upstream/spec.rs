@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::health::Health;
 use super::names::Name;
-use crate::config::model::{Balancer, HashOn, KeepalivePool, NodeHost, PassHost, Scheme, Timeout};
+use crate::config::model::{Balancer, Checks, HashOn, KeepalivePool, NodeHost, PassHost, Scheme, Timeout};
 use crate::plugin::template::Template;
 use crate::proto::vars::Var;
 
@@ -33,6 +34,8 @@ pub struct Spec {
     pub timeout: Timeout,
     /// Idle connections.
     pub keepalive: KeepalivePool,
+    /// How the health of its nodes is known.
+    pub checks: Option<Arc<Checks>>,
     /// The nodes, in file order.
     pub nodes: Vec<Node>,
 }
@@ -94,6 +97,15 @@ pub struct Node {
     pub priority: i64,
     /// The resolved name, for names.
     pub name: Option<Arc<Name>>,
+    /// Its health, where the upstream has checks.
+    pub health: Option<Arc<Health>>,
     /// Host for `pass_host: node`: the port is left out where it is the scheme's own.
     pub authority: Vec<u8>,
+}
+
+impl Node {
+    /// Requests may go there, as far as its health is known.
+    pub fn is_usable(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.state().is_usable())
+    }
 }

@@ -178,11 +178,13 @@ impl State {
         if let [endpoint] = self.endpoints.as_mut_slice() {
             return endpoint.next(0);
         }
+        // Where nobody is well, everybody is asked: an answer from a sick node is better than none.
+        let nobody = self.spec.checks.is_some() && !self.spec.nodes.iter().any(Node::is_usable);
         for at in 0..self.priorities.len() {
             let priority = self.priorities.get(at).copied()?;
             let (nodes, endpoints) = (&self.spec.nodes, &self.endpoints);
             let eligible = |node: usize| {
-                nodes.get(node).is_some_and(|node| node.priority == priority)
+                nodes.get(node).is_some_and(|node| node.priority == priority && (nobody || node.is_usable()))
                     && endpoints.get(node).is_some_and(|endpoint| !endpoint.addresses.is_empty())
                     && !tried.has(node)
             };

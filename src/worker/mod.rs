@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::base::count::Counters;
 use crate::base::limits;
 use crate::config::gateway::{Driver, Listener};
+use crate::proxy::core::Judged;
 use crate::snapshot::Snapshot;
 pub use crate::snapshot::published::Published;
 
@@ -107,6 +108,8 @@ pub enum Event {
     },
     /// A snapshot that the worker does not need any more, to be dropped by the coordinator.
     Returned(Arc<Snapshot>),
+    /// A request says something about a node's health.
+    Judged(Judged),
     /// Accepting from a listener has stopped.
     Stopped {
         /// Which worker.

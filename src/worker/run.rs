@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::accept::Listeners;
 use super::{Event, Message, Seed, guard, inbox, sweep};
+use crate::base::limits;
 use crate::net::rt;
+use crate::proxy::core::Judged;
 use crate::proxy::{Core, Home};
 use crate::snapshot::Snapshot;
 
@@ -22,6 +24,12 @@ impl Home for Report {
 
     fn returned(&self, snapshot: Arc<Snapshot>) {
         let _gone = self.events.send(Event::Returned(snapshot));
+    }
+
+    fn judged(&self, judged: Judged) {
+        if self.events.len() < limits::INBOX_MESSAGES {
+            let _gone = self.events.send(Event::Judged(judged)); // else the coordinator is behind, and has heard of it
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value as Json, json};
 
+use super::health;
 use super::metrics::{self, Exposition, apisix};
 use super::schemas;
 use super::status::Shared;
@@ -54,7 +55,11 @@ pub async fn serve(socket: TcpListener, shared: Arc<Shared>) -> std::io::Result<
                 one("plugin metadata", &name, resources::plugin_metadata(&shared.model(), &name))
             }),
         )
-        .route("/v1/healthcheck", get(async || answer(StatusCode::OK, &json!([]))))
+        .route(
+            "/v1/healthcheck",
+            get(async |shared: State<Arc<Shared>>| answer(StatusCode::OK, &health::page(&shared.checked()))),
+        )
+        .route("/v1/healthcheck/{kind}/{id}", get(healthcheck))
         .route("/v1/schema", get(async || answer(StatusCode::OK, &schemas::control())))
         .route("/v1/ringway", get(async |shared: State<Arc<Shared>>| answer(StatusCode::OK, &shared.page())));
     if uri.starts_with('/') && uri != "/metrics" {
@@ -86,6 +91,17 @@ fn literal(path: &str) -> String {
     if path.starts_with('/') { path } else { format!("/{path}") }
 }
 
+/// One checker; APISIX's texts for what is not there.
+async fn healthcheck(State(shared): State<Arc<Shared>>, Path((kind, id)): Path<(String, String)>) -> Response {
+    if !["routes", "services", "upstreams", "stream_routes"].contains(&kind.as_str()) {
+        return answer(StatusCode::BAD_REQUEST, &json!({"error_msg": format!("invalid src type {kind}")}));
+    }
+    match health::one(&shared.checked(), &format!("{kind}/{id}")) {
+        Some(checker) => answer(StatusCode::OK, &checker),
+        None => answer(StatusCode::NOT_FOUND, &json!({"error_msg": format!("no checker for {kind}[{id}]")})),
+    }
+}
+
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     match shared.ready() {
         Ok(()) => answer(StatusCode::OK, &json!({"status": "ok"})),
@@ -102,6 +118,7 @@ async fn render(State(shared): State<Arc<Shared>>) -> Response {
     metrics::own::reloads(&mut page, shared.epoch(), &shared.reloads());
     metrics::own::process(&mut page, shared.log_failures());
     metrics::own::pools(&mut page, reports.iter());
+    apisix::health(&mut page, &attributes, &shared.checked());
     apisix::process(&mut page, &attributes, shared.fleet.seats.iter().map(|seat| &*seat.counters), &shared.hostname);
     apisix::series(&mut page, &attributes, reports.into_iter().flat_map(|report| report.series));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.render()).into_response()

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
 use super::text::{Exposition, Kind};
 use crate::base::count::Counters;
 use crate::plugin::{Sample, SampleValue};
+use crate::upstream::Spec;
 
 /// Bounds of `http_latency` in milliseconds, where `default_buckets` gives none.
 pub const LATENCY_BUCKETS_MS: [f64; 15] =
@@ -79,6 +81,16 @@ pub fn series(page: &mut Exposition, attributes: &Attributes, samples: impl Into
                 page.histogram(&name, help(family), &labels, &attributes.buckets, counts, *sum);
             }
         }
+    }
+}
+
+/// `upstream_status`: 1 for each node that is usable, else 0.
+pub fn health(page: &mut Exposition, attributes: &Attributes, specs: &[Arc<Spec>]) {
+    let name = format!("{}upstream_status", attributes.prefix);
+    for (spec, node) in specs.iter().flat_map(|spec| spec.nodes.iter().map(move |node| (spec, node))) {
+        let (key, ip, port) = (format!("/{}", spec.identity), node.host.to_string(), node.port.to_string());
+        let labels = [("name", key.as_str()), ("ip", ip.as_str()), ("port", port.as_str())];
+        page.number(&name, Kind::Gauge, "Upstream status from health check", &labels, f64::from(u8::from(node.is_usable())));
     }
 }
 

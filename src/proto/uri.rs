@@ -59,7 +59,8 @@ pub struct Split {
     pub authority: Option<(usize, usize)>,
 }
 
-/// Takes a target apart: origin form, absolute form (`http` and `https`), or `*`. RFC 9112 §3.2.
+/// Takes a target apart: origin form, absolute form (`http` and `https`), or `*`. RFC 9112 §3.2. The path of an absolute form
+/// may be empty, which means `/` (RFC 9110 §4.2.3).
 pub fn split_target(target: &[u8]) -> Option<Split> {
     let (authority, start) = match target.first()? {
         b'/' => (None, 0),
@@ -70,8 +71,8 @@ pub fn split_target(target: &[u8]) -> Option<Split> {
                 .find(|scheme| target.get(..scheme.len()).is_some_and(|have| have.eq_ignore_ascii_case(scheme)))?;
             let rest = target.get(scheme.len()..)?;
             let len = rest.iter().position(|&byte| byte == b'/' || byte == b'?').unwrap_or(rest.len());
-            if len == 0 || rest.get(len) != Some(&b'/') {
-                return None; // `http://host` and `http://host?x` have no path to forward
+            if len == 0 {
+                return None;
             }
             (Some((scheme.len(), len)), scheme.len() + len)
         }

@@ -100,7 +100,9 @@ fn targets_are_split() {
     assert_eq!((split.path, split.query, split.origin), ((0, 2), Some((3, 3)), (0, 6)));
     let split = split_target(b"http://h:80/a").unwrap();
     assert_eq!((split.authority, split.path, split.origin), (Some((7, 4)), (11, 2), (11, 2)));
-    for bad in [&b"a"[..], b"ftp://h/", b"http:///", b"http://h", b"**", b""] {
+    let split = split_target(b"http://h?x").unwrap();
+    assert_eq!((split.authority, split.path, split.query), (Some((7, 1)), (8, 0), Some((9, 1))), "an empty path is `/`");
+    for bad in [&b"a"[..], b"ftp://h/", b"http:///", b"http://?x", b"**", b""] {
         assert_eq!(split_target(bad), None, "{bad:?}");
     }
 }

@@ -62,7 +62,7 @@ fn target(ctx: &Ctx<'_>, paths: &Paths, out: &mut Chunk) {
             let origin = request.fields.bytes(request.origin);
             let raw = origin.split(|&byte| byte == b'?').next().unwrap_or_default();
             let mut path = Vec::with_capacity(raw.len());
-            if uri::canonical_encoded(raw, paths, &mut path).is_err() {
+            if raw.is_empty() || uri::canonical_encoded(raw, paths, &mut path).is_err() {
                 uri::encode_path(&request.path, &mut path);
             }
             put(out, &path);

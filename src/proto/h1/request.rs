@@ -147,6 +147,9 @@ fn target(head: &mut RequestHead, paths: &Paths) -> Result<(), HeadFault> {
         Ok(crate::proto::message::PathForm::AsWritten)
     } else if raw == b"*" {
         return Err(HeadFault::malformed("`*` is for OPTIONS"));
+    } else if raw.is_empty() {
+        path.push(b'/');
+        Ok(crate::proto::message::PathForm::Canonical)
     } else {
         uri::canonical(raw, paths, &mut path)
     };

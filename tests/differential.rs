@@ -7,10 +7,9 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use support::{Gateway, Scratch, Upstream, checksum, free_port, ok, until};
+use support::{Gateway, Nginx, Upstream, checksum, ok};
 
 const REQUESTS: usize = 10_000;
 
@@ -198,33 +197,14 @@ fn send(address: SocketAddr, request: &[u8]) -> Outcome {
     Outcome { status, upstream }
 }
 
-struct Nginx(Child);
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _gone = Command::new("kill").args(["-s", "TERM", &self.0.id().to_string()]).status();
-        let _gone = self.0.wait();
-    }
-}
-
-fn nginx(scratch: &Scratch, port: u16, upstream: u16) -> Nginx {
-    let dir = scratch.0.display().to_string();
-    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("  {kind}_temp_path {dir}/temp-{kind};\n"))
-        .concat();
-    let text = format!(
-        "daemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\nevents {{ worker_connections 256; }}\nhttp {{\n  access_log off;\n{temp}  \
-         upstream u {{ server 127.0.0.1:{upstream}; keepalive 8; }}\n  server {{\n    listen 127.0.0.1:{port};\n    \
-         merge_slashes off;\n    location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
-         proxy_set_header Host $http_host; }}\n  }}\n}}\n"
-    );
-    let file = scratch.file("nginx.conf", &text);
-    let program = if std::path::Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
-    let mut command = Command::new(program);
-    command.arg("-c").arg(file).args(["-e", &format!("{dir}/error.log"), "-g", "user root;"]).stderr(Stdio::null());
-    let child = command.spawn().unwrap_or_else(|error| panic!("nginx can't be started ({error}); `.ci/setup` installs it"));
-    until("nginx", || TcpStream::connect(("127.0.0.1", port)).ok());
-    Nginx(child)
+fn nginx(upstream: u16) -> Nginx {
+    Nginx::start(|port, _| {
+        format!(
+            "  upstream u {{ server 127.0.0.1:{upstream}; keepalive 8; }}\n  server {{\n    listen 127.0.0.1:{port};\n    \
+             merge_slashes off;\n    location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+             proxy_set_header Host $http_host; }}\n  }}"
+        )
+    })
 }
 
 /// A request with up to two twists, by its number.
@@ -256,15 +236,13 @@ fn every_difference_to_nginx_is_explained() {
         let (method, target) = (words.next().unwrap(), words.next().unwrap());
         ok(format!("GOT {method} {target} {}", checksum(&request.body)).as_bytes())
     });
-    let scratch = Scratch::new();
-    let port = free_port();
-    let _nginx = nginx(&scratch, port, upstream.port);
+    let nginx = nginx(upstream.port);
     let gateway = Gateway::start("auto", "", &format!("routes:\n  - {{uri: /*, upstream: {}}}", upstream.nodes()));
     let mut used = BTreeSet::new();
     let mut unexplained: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for number in 0..REQUESTS {
         let (twists, bytes) = request(number);
-        let (ours, theirs) = (send(gateway.address, &bytes), send(([127, 0, 0, 1], port).into(), &bytes));
+        let (ours, theirs) = (send(gateway.address, &bytes), send(([127, 0, 0, 1], nginx.port).into(), &bytes));
         let refused = |outcome: &Outcome| outcome.status >= 400 && outcome.upstream.is_none();
         let either_fault = twists.len() > 1 && refused(&ours) && refused(&theirs); // each names the one it met first
         if ours == theirs || either_fault {

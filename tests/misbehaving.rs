@@ -225,16 +225,16 @@ fn broken_chunks_floods_and_endless_heads_are_refused() {
             }
         };
         assert!(last == 502 && interim <= 32, "{driver}: {interim} interim answers, then {last}");
-        for at in 0..CHUNKS.len() {
+        for (at, chunks) in CHUNKS.iter().enumerate() {
             let got = ask(&gateway, &format!("/{at}"));
-            assert!(matches!(got, Whole(502) | Cut(200)), "{driver}: {:?} gave {got:?}", String::from_utf8_lossy(CHUNKS[at]));
+            assert!(matches!(got, Whole(502) | Cut(200)), "{driver}: {:?} gave {got:?}", String::from_utf8_lossy(chunks));
         }
         let lines = gateway.log(3 * 2 + 1 + CHUNKS.len() * 2);
         let reason = |path: &str| lines.iter().find(|line| line["uri"] == path).unwrap()["reason"].as_str().unwrap().to_owned();
         assert_eq!([reason("/endless"), reason("/fields"), reason("/long")], ["upstream_too_large"; 3], "{driver}");
         assert_eq!(reason("/flood"), "upstream_malformed", "{driver}");
-        for at in 0..CHUNKS.len() {
-            assert_eq!(reason(&format!("/{at}")), "upstream_malformed", "{driver}: {:?}", String::from_utf8_lossy(CHUNKS[at]));
+        for (at, chunks) in CHUNKS.iter().enumerate() {
+            assert_eq!(reason(&format!("/{at}")), "upstream_malformed", "{driver}: {:?}", String::from_utf8_lossy(chunks));
         }
     }
 }

@@ -5,66 +5,28 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use support::{DEADLINE, Gateway, Scratch, checksum, drivers, free_port, noise, until};
+use support::{DEADLINE, Gateway, Nginx, Scratch, checksum, drivers, free_port, noise};
 
-struct Nginx {
-    child: Child,
-    port: u16,
-    scratch: Scratch,
-}
-
-impl Nginx {
-    /// Serves a directory with two files, and a few fixed answers.
-    fn start() -> Self {
-        let (scratch, port) = (Scratch::new(), free_port());
-        let dir = scratch.0.display().to_string();
-        std::fs::write(scratch.0.join("big"), noise(1 << 20)).unwrap();
-        std::fs::write(scratch.0.join("text.txt"), "a line\n".repeat(5000)).unwrap();
-        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("  {kind}_temp_path {dir}/temp-{kind};\n"))
-            .concat();
-        let text = format!(
-            "daemon off;\nworker_processes 1;\npid {dir}/pid;\nerror_log {dir}/error.log;\nevents {{ worker_connections 256; }}\n\
-             http {{\n  access_log off;\n{temp}  server {{\n    listen 127.0.0.1:{port};\n    listen [::1]:{port};\n    root {dir};\n    \
-             client_max_body_size 0;\n    port_in_redirect off;\n    gzip on;\n    gzip_types *;\n    gzip_min_length 1;\n    gzip_proxied any;\n    \
+/// Serves a directory with two files, and a few fixed answers.
+fn start() -> Nginx {
+    Nginx::start(|port, dir| {
+        std::fs::write(format!("{dir}/big"), noise(1 << 20)).unwrap();
+        std::fs::write(format!("{dir}/text.txt"), "a line\n".repeat(5000)).unwrap();
+        format!(
+            "  server {{\n    listen 127.0.0.1:{port};\n    listen [::1]:{port};\n    root {dir};\n    client_max_body_size 0;\n    \
+             port_in_redirect off;\n    gzip on;\n    gzip_types *;\n    gzip_min_length 1;\n    gzip_proxied any;\n    \
              location /empty {{ return 204; }}\n    location /moved {{ return 301 /elsewhere; }}\n    \
              location /upload {{ client_body_in_single_buffer on; proxy_pass http://127.0.0.1:{port}/taken; }}\n    \
-             location /taken {{ return 200 \"$content_length\"; }}\n  }}\n}}\n"
-        );
-        let file = scratch.file("nginx.conf", &text);
-        // Debian's lies outside a user's path. A relative prefix would be root's: everything is named in full.
-        let program = if std::path::Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
-        let mut child = Command::new(program)
-            .args(["-c"])
-            .arg(file)
-            .args(["-e", &format!("{dir}/error.log"), "-g", "user root;"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("nginx can't be started ({error}); `.ci/setup` installs it"));
-        until("nginx", || {
-            assert!(child.try_wait().unwrap().is_none(), "nginx ended: {}", errors(&scratch));
-            TcpStream::connect(("127.0.0.1", port)).ok()
-        });
-        Self { child, port, scratch }
-    }
-}
-
-fn errors(scratch: &Scratch) -> String {
-    std::fs::read_to_string(scratch.0.join("error.log")).unwrap_or_default()
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _gone = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
-        let _gone = self.child.wait();
-    }
+             location /taken {{ return 200 \"$content_length\"; }}\n  }}"
+        )
+    })
 }
 
 #[test]
 fn the_answers_of_nginx_arrive_as_they_are() {
-    let nginx = Nginx::start();
+    let nginx = start();
     let big = std::fs::read(nginx.scratch.0.join("big")).unwrap();
     let text = std::fs::read(nginx.scratch.0.join("text.txt")).unwrap();
     for driver in drivers() {
@@ -105,7 +67,7 @@ fn the_answers_of_nginx_arrive_as_they_are() {
 
 #[test]
 fn uploads_reach_nginx_whole() {
-    let nginx = Nginx::start();
+    let nginx = start();
     let body = noise(1 << 20);
     for driver in drivers() {
         let resources = format!("routes:\n  - {{uri: /*, upstream: {{nodes: {{\"127.0.0.1:{}\": 1}}}}}}", nginx.port);
@@ -115,7 +77,7 @@ fn uploads_reach_nginx_whole() {
             client.send(format!("POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes());
             client.send(&body);
             let answer = client.answer();
-            assert_eq!((answer.status, answer.text()), (200, body.len().to_string()), "{driver}: {}", errors(&nginx.scratch));
+            assert_eq!((answer.status, answer.text()), (200, body.len().to_string()), "{driver}: {}", nginx.errors());
             client.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
             for piece in body.chunks(50_000) {
                 client.send(format!("{:x}\r\n", piece.len()).as_bytes());
@@ -131,7 +93,7 @@ fn uploads_reach_nginx_whole() {
 
 #[test]
 fn nginx_is_reached_through_every_kind_of_listener() {
-    let nginx = Nginx::start();
+    let nginx = start();
     for driver in drivers() {
         let scratch = Scratch::new();
         let socket = scratch.0.join("http.sock");

@@ -46,17 +46,7 @@ pub async fn run(
 ) -> After {
     core.counters.requests.add(1);
     let upload = Upload::new(parts.request.body, view.snapshot.gateway.limits.body_bytes);
-    let mut exchange = Exchange {
-        core,
-        view: &view,
-        down,
-        upload,
-        route: None,
-        merged: None,
-        forwarded_applied: false,
-        judges: None,
-        owed: Owed::Nothing,
-    };
+    let mut exchange = Exchange::new(core, &view, down, upload);
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
     let after = exchange.serve(&mut ctx).await;
@@ -79,17 +69,7 @@ pub async fn refuse(
     core.counters.requests.add(1);
     let view = core.view();
     let upload = Upload::new(BodyShape::None, 0);
-    let mut exchange = Exchange {
-        core,
-        view: &view,
-        down,
-        upload,
-        route: None,
-        merged: None,
-        forwarded_applied: false,
-        judges: None,
-        owed: Owed::Nothing,
-    };
+    let mut exchange = Exchange::new(core, &view, down, upload);
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
     ctx.reason = fault.reason;
@@ -104,6 +84,11 @@ pub async fn refuse(
 }
 
 impl<'e> Exchange<'e> {
+    fn new(core: &'e Rc<Core>, view: &'e View, down: &'e mut Downstream, upload: Upload) -> Self {
+        let (route, merged, forwarded_applied, judges, owed) = (None, None, false, None, Owed::Nothing);
+        Self { core, view, down, upload, route, merged, forwarded_applied, judges, owed }
+    }
+
     fn snapshot(&self) -> &'e Snapshot {
         &self.view.snapshot
     }

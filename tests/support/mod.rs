@@ -344,6 +344,53 @@ impl Client {
     }
 }
 
+/// nginx with a configuration of the test's own.
+pub struct Nginx {
+    child: Child,
+    pub port: u16,
+    pub scratch: Scratch,
+}
+
+impl Nginx {
+    /// Starts it; `http` makes the inside of its `http` section out of its port and directory.
+    pub fn start(http: impl FnOnce(u16, &str) -> String) -> Self {
+        let (scratch, port) = (Scratch::new(), free_port());
+        let dir = scratch.0.display().to_string();
+        let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("  {kind}_temp_path {dir}/temp-{kind};\n"))
+            .concat();
+        let text = format!(
+            "daemon off;\nworker_processes 1;\npid {dir}/pid;\nerror_log {dir}/error.log;\nevents {{ worker_connections 256; }}\n\
+             http {{\n  access_log off;\n{temp}{}\n}}\n",
+            http(port, &dir)
+        );
+        let file = scratch.file("nginx.conf", &text);
+        // Debian's lies outside a user's path. A relative prefix would be root's: everything is named in full.
+        let program = if std::path::Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
+        let mut command = Command::new(program);
+        command.arg("-c").arg(file).args(["-e", &format!("{dir}/error.log"), "-g", "user root;"]).stderr(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|error| panic!("nginx can't be started ({error}); `.ci/setup` installs it"));
+        let mut nginx = Self { child, port, scratch };
+        until("nginx", || {
+            assert!(nginx.child.try_wait().unwrap().is_none(), "nginx ended: {}", nginx.errors());
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        nginx
+    }
+
+    /// Its error log.
+    pub fn errors(&self) -> String {
+        std::fs::read_to_string(self.scratch.0.join("error.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _gone = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
+        let _gone = self.child.wait();
+    }
+}
+
 /// An upstream whose every connection runs a script.
 pub struct Upstream {
     pub port: u16,

@@ -63,3 +63,6 @@ pub const RING_POINTS: u64 = 1 << 20;
 
 /// Hosts and paths whose failures `api-breaker` remembers, per worker.
 pub const BREAKERS: usize = 50_000;
+
+/// Rules of `traffic-split` whose turns a worker remembers.
+pub const SPLITS: usize = 4096;

@@ -1,9 +1,10 @@
 //! Checks a tree against the table of fields. Everything wrong is reported; nothing is changed.
 
-use super::fields::{Field, META, Rule, Schema, Ty};
+use super::fields::{Field, META, Rule, Schema, Ty, UPSTREAM};
 use super::raw::{Kind, Node};
 use super::report::{Report, Severity};
 use super::suggest::nearest;
+use super::upstreams::split_entries;
 use super::{read, suggest};
 use crate::route::expr::Expr;
 
@@ -234,9 +235,21 @@ impl Checker<'_> {
                     if let Some(meta) = conf.get("_meta") {
                         self.object(meta, &META, &format!("{path}/_meta"));
                     }
+                    if key.text == "traffic-split" {
+                        self.splits(conf, &path);
+                    }
                 }
                 Kind::Null => {}
                 _ => self.wrong_type(conf, &path, "an object"),
+            }
+        }
+    }
+
+    /// Upstreams written in place inside a plugin's configuration.
+    fn splits(&mut self, conf: &Node, path: &str) {
+        for (rule, entry, node) in split_entries(conf) {
+            if let Some(upstream) = node.get("upstream") {
+                self.object(upstream, &UPSTREAM, &format!("{path}/rules/{rule}/weighted_upstreams/{entry}/upstream"));
             }
         }
     }

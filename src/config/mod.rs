@@ -16,6 +16,7 @@ pub mod report;
 mod resources;
 mod schema;
 mod suggest;
+mod upstreams;
 
 pub use load::{Input, LoadOptions, Loaded, load};
 pub use report::{Report, Sources};

@@ -33,6 +33,8 @@ pub struct Model {
     pub plugin_configs: BTreeMap<Id, Arc<PluginSet>>,
     /// `global_rules`
     pub global_rules: BTreeMap<Id, Arc<PluginSet>>,
+    /// Upstreams written in place inside `traffic-split`, by [`split_identity`].
+    pub split_upstreams: BTreeMap<Id, Arc<Upstream>>,
     /// `plugin_metadata`, by plugin name.
     pub plugin_metadata: BTreeMap<String, Value>,
     /// `plugins` of the file: the enabled list, if the file has one.
@@ -41,11 +43,18 @@ pub struct Model {
     pub plugin_attr: BTreeMap<String, Value>,
 }
 
+/// Identity of an upstream that is written in place inside `traffic-split`: of which item, in which rule and entry of it.
+pub fn split_identity(item: &str, rule: usize, entry: usize) -> String {
+    format!("{item}/traffic-split/{rule}/{entry}")
+}
+
 /// Where an item came from, for messages, `explain` and locating a fault inside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// Index of the file in the sources.
     pub file: u16,
+    /// The item: collection and id, for example `routes/7`.
+    pub item: Arc<str>,
     /// Line of the item's start, from 1.
     pub line: u32,
     /// JSON pointer of the item in its file, for example `/routes/3`.

@@ -3,15 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::model::{
-    Balancer, Checks, Consumer, Credential, HashOn, Id, KeepalivePool, Model, Origin, PassHost, PluginSet, Plugins, Route,
-    Scheme, Service, Timeout, Upstream,
-};
+use super::model::{Consumer, Credential, Id, Model, Origin, PluginSet, Plugins, Route, Service, Timeout};
 use super::raw::{Kind, Node, Place};
 use super::report::Report;
-use super::{checks, later, read, suggest};
+use super::{later, read, suggest};
 use crate::proto::message::{Method, MethodSet};
 use crate::route::expr::Expr;
 
@@ -22,11 +18,14 @@ pub(super) struct Builder<'r> {
     /// Where each id was written: (collection, id) → place.
     seen: HashMap<(&'static str, Id), Place>,
     routes: HashMap<Id, usize>,
+    /// Upstreams that `traffic-split` names.
+    pub(super) split_references: Vec<(Origin, Id)>,
 }
 
 impl<'r> Builder<'r> {
     pub(super) fn new(report: &'r mut Report) -> Self {
-        Self { report, model: Model::default(), seen: HashMap::new(), routes: HashMap::new() }
+        let (seen, routes, split_references) = (HashMap::new(), HashMap::new(), Vec::new());
+        Self { report, model: Model::default(), seen, routes, split_references }
     }
 
     /// Adds a file's resources.
@@ -88,15 +87,15 @@ impl<'r> Builder<'r> {
         self.model.plugins_enabled = Some(enabled);
     }
 
-    fn origin(&self, node: &Node, pointer: &str, file: u16) -> Origin {
+    pub(super) fn origin(&self, node: &Node, pointer: &str, file: u16, item: String) -> Origin {
         let mut hasher = DefaultHasher::new();
         node.digest(&mut hasher);
         let (line, _) = self.report.sources.line_column(node.place);
-        Origin { file, line: line as u32, pointer: pointer.to_owned(), digest: hasher.finish() }
+        Origin { file, item: item.into(), line: line as u32, pointer: pointer.to_owned(), digest: hasher.finish() }
     }
 
     /// Notes an id. Within a file a later item replaces the earlier, as in APISIX; across files that is an error.
-    fn claim(&mut self, collection: &'static str, id: &Id, place: Place, path: &str) {
+    pub(super) fn claim(&mut self, collection: &'static str, id: &Id, place: Place, path: &str) {
         let Some(before) = self.seen.insert((collection, id.clone()), place) else { return };
         if before.file == place.file {
             self.report.warning(place, path, format!("id `{id}` is used twice in {collection}; the later item counts"));
@@ -107,7 +106,7 @@ impl<'r> Builder<'r> {
         }
     }
 
-    fn id_or(&self, node: &Node, at: usize) -> Id {
+    pub(super) fn id_or(&self, node: &Node, at: usize) -> Id {
         let given = node.get("id").and_then(|id| read::id(id).ok());
         given.unwrap_or_else(|| format!("arr_{}", at + 1).into())
     }
@@ -133,8 +132,10 @@ impl<'r> Builder<'r> {
                 methods.insert(method);
             }
         }
+        let item = format!("routes/{id}");
+        self.splits(node, path, file, &item);
         let route = Route {
-            origin: self.origin(node, path, file),
+            origin: self.origin(node, path, file, item),
             name: text(node, "name"),
             uris: one_or_many(node, "uri", "uris").filter_map(|node| node.text().map(str::to_owned)).collect(),
             hosts: one_or_many(node, "host", "hosts").filter_map(|node| read::host(node).ok()).collect(),
@@ -180,8 +181,10 @@ impl<'r> Builder<'r> {
         let upstream = node
             .get("upstream")
             .map(|inner| self.upstream_of(inner, &format!("{path}/upstream"), file, format!("services/{id}")));
+        let item = format!("services/{id}");
+        self.splits(node, path, file, &item);
         let service = Service {
-            origin: self.origin(node, path, file),
+            origin: self.origin(node, path, file, item),
             name: text(node, "name"),
             hosts: list(node, "hosts").filter_map(|node| read::host(node).ok()).collect(),
             plugins: plugins(node),
@@ -191,88 +194,6 @@ impl<'r> Builder<'r> {
             id: id.clone(),
         };
         self.model.services.insert(id, Arc::new(service));
-    }
-
-    fn upstream(&mut self, node: &Node, path: &str, file: u16, at: usize) {
-        let id = self.id_or(node, at);
-        self.claim("upstreams", &id, node.place, path);
-        let upstream = self.upstream_of(node, path, file, format!("upstreams/{id}"));
-        self.model.upstreams.insert(id, upstream);
-    }
-
-    fn upstream_of(&mut self, node: &Node, path: &str, file: u16, identity: String) -> Arc<Upstream> {
-        self.upstream_rules(node, path);
-        let pass_host = match node.get("pass_host").and_then(Node::text) {
-            Some("node") => PassHost::Node,
-            Some("rewrite") => PassHost::Rewrite(node.get("upstream_host").and_then(Node::text).unwrap_or_default().to_owned()),
-            _ => PassHost::Pass,
-        };
-        let number = |name: &str| node.get(name).and_then(Node::int);
-        Arc::new(Upstream {
-            identity: identity.into(),
-            id: node.get("id").and_then(|id| read::id(id).ok()),
-            origin: self.origin(node, path, file),
-            name: text(node, "name"),
-            nodes: node.get("nodes").and_then(|nodes| read::nodes(nodes, Scheme::Http.default_port()).ok()).unwrap_or_default(),
-            balancer: self.balancer(node, path),
-            scheme: Scheme::Http,
-            pass_host,
-            retries: number("retries").map(|retries| u32::try_from(retries).unwrap_or(u32::MAX)),
-            retry_timeout: node.get("retry_timeout").and_then(read::seconds).unwrap_or_default(),
-            timeout: node.get("timeout").and_then(timeout).unwrap_or_default(),
-            keepalive: node.get("keepalive_pool").map(keepalive).unwrap_or_default(),
-            checks: node.get("checks").and_then(|checks| self.checks(checks, path)),
-        })
-    }
-
-    fn checks(&mut self, node: &Node, path: &str) -> Option<Arc<Checks>> {
-        match checks::read(node) {
-            Ok(checks) => checks.map(Arc::new),
-            Err((at, message)) => {
-                self.report.error(at.place, &format!("{path}/checks"), message);
-                None
-            }
-        }
-    }
-
-    fn balancer(&mut self, node: &Node, path: &str) -> Balancer {
-        let Some(kind) = node.get("type") else { return Balancer::RoundRobin };
-        match kind.text() {
-            Some("roundrobin") | None => Balancer::RoundRobin,
-            Some("least_conn") => Balancer::LeastConn,
-            Some("ewma") => Balancer::Ewma,
-            Some("chash") => match hash_on(node) {
-                Ok(on) => Balancer::Chash(on),
-                Err(message) => {
-                    let place = node.get("key").unwrap_or(kind).place;
-                    self.report.error(place, &format!("{path}/key"), message);
-                    Balancer::RoundRobin
-                }
-            },
-            Some(other) => {
-                let known = ["roundrobin", "chash", "least_conn", "ewma"];
-                let fault = self.report.error(kind.place, &format!("{path}/type"), format!("unknown balancer `{other}`"));
-                fault.suggest(suggest::nearest(other, known)).help(format!("one of {}", known.join(", ")));
-                Balancer::RoundRobin
-            }
-        }
-    }
-
-    fn upstream_rules(&mut self, node: &Node, path: &str) {
-        if let Some(scheme) = node.get("scheme")
-            && let Some(name @ ("https" | "grpc" | "grpcs" | "tcp" | "tls" | "udp" | "kafka")) = scheme.text()
-        {
-            self.report.error(scheme.place, &format!("{path}/scheme"), format!("scheme `{name}` is not supported yet"));
-        }
-        let rewrites = node.get("pass_host").and_then(Node::text) == Some("rewrite");
-        if rewrites && node.get("upstream_host").and_then(Node::text).is_none_or(str::is_empty) {
-            let message = "`upstream_host` can't be empty when `pass_host` is `rewrite`";
-            self.report.error(node.place, path, message);
-        }
-        let discovered = node.get("service_name").is_some() || node.get("discovery_type").is_some();
-        if node.get("nodes").is_none() && !discovered {
-            self.report.error(node.place, path, "`nodes` is required");
-        }
     }
 
     /// A secret's manager, which its id names, decides what it needs.
@@ -302,7 +223,7 @@ impl<'r> Builder<'r> {
                 self.report.error(node.place, path, "a credential has at most one plugin");
             }
             let (id, consumer) = (Id::from(id), Id::from(consumer));
-            let origin = self.origin(node, path, file);
+            let origin = self.origin(node, path, file, format!("consumers/{consumer}/credentials/{id}"));
             self.model.credentials.push(Arc::new(Credential { id, consumer, origin, plugins }));
             return;
         }
@@ -323,9 +244,11 @@ impl<'r> Builder<'r> {
         }
         let username = Id::from(username);
         self.claim("consumers", &username, node.place, path);
+        let item = format!("consumers/{username}");
+        self.splits(node, path, file, &item);
         let consumer = Consumer {
             username: username.clone(),
-            origin: self.origin(node, path, file),
+            origin: self.origin(node, path, file, item),
             group_id: reference(node, "group_id"),
             plugins: plugins(node),
             labels: labels(node),
@@ -336,7 +259,9 @@ impl<'r> Builder<'r> {
     fn plugin_set(&mut self, collection: &'static str, node: &Node, path: &str, file: u16) {
         let Some(id) = node.get("id").and_then(|id| read::id(id).ok()) else { return };
         self.claim(collection, &id, node.place, path);
-        let set = Arc::new(PluginSet { id: id.clone(), origin: self.origin(node, path, file), plugins: plugins(node) });
+        let item = format!("{collection}/{id}");
+        self.splits(node, path, file, &item);
+        let set = Arc::new(PluginSet { id: id.clone(), origin: self.origin(node, path, file, item), plugins: plugins(node) });
         let sets = match collection {
             "consumer_groups" => &mut self.model.consumer_groups,
             "plugin_configs" => &mut self.model.plugin_configs,
@@ -355,6 +280,9 @@ impl<'r> Builder<'r> {
         }
         for service in self.model.services.values() {
             check(&mut dangling, &service.origin, "upstream_id", service.upstream_id.as_ref(), &self.model.upstreams);
+        }
+        for (origin, id) in &self.split_references {
+            check(&mut dangling, origin, "upstream_id", Some(id), &self.model.upstreams);
         }
         for consumer in self.model.consumers.values() {
             check(&mut dangling, &consumer.origin, "group_id", consumer.group_id.as_ref(), &self.model.consumer_groups);
@@ -394,11 +322,11 @@ fn one_or_many<'n>(node: &'n Node, one: &str, many: &str) -> impl Iterator<Item 
     node.get(one).into_iter().chain(list(node, many))
 }
 
-fn text(node: &Node, name: &str) -> Option<Arc<str>> {
+pub(super) fn text(node: &Node, name: &str) -> Option<Arc<str>> {
     node.get(name)?.text().map(Into::into)
 }
 
-fn reference(node: &Node, name: &str) -> Option<Id> {
+pub(super) fn reference(node: &Node, name: &str) -> Option<Id> {
     read::id(node.get(name)?).ok()
 }
 
@@ -417,51 +345,7 @@ fn plugins(node: &Node) -> Plugins {
     Plugins(entries.iter().map(|(key, node)| (key.text.clone(), conf(node))).collect())
 }
 
-fn timeout(node: &Node) -> Option<Timeout> {
+pub(super) fn timeout(node: &Node) -> Option<Timeout> {
     let part = |name: &str| node.get(name).and_then(read::seconds);
     Some(Timeout { connect: part("connect")?, send: part("send")?, read: part("read")? })
-}
-
-/// `hash_on` and `key`, the key's form checked as APISIX does (resources.md §1.3).
-fn hash_on(node: &Node) -> Result<HashOn, String> {
-    const VARS: [&str; 10] = [
-        "uri",
-        "server_name",
-        "server_addr",
-        "request_uri",
-        "remote_port",
-        "remote_addr",
-        "query_string",
-        "host",
-        "hostname",
-        "mqtt_client_id",
-    ];
-    let on = node.get("hash_on").and_then(Node::text).unwrap_or("vars");
-    if on == "consumer" {
-        return Ok(HashOn::Consumer);
-    }
-    let Some(key) = node.get("key").and_then(Node::text).filter(|key| !key.is_empty()) else {
-        return Err("missing key: `chash` needs one, unless `hash_on` is `consumer`".to_owned());
-    };
-    let word = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    match on {
-        "vars" if VARS.contains(&key) || key.strip_prefix("arg_").is_some_and(word) => Ok(HashOn::Vars(key.to_owned())),
-        "vars" => Err(format!("`{key}` is no key for `vars`: one of {}, or arg_NAME", VARS.join(", "))),
-        "header" if word(key) => Ok(HashOn::Header(key.to_owned())),
-        "cookie" if word(key) => Ok(HashOn::Cookie(key.to_owned())),
-        "header" | "cookie" => Err(format!("`{key}` is no name: letters, digits, `-` and `_`")),
-        _ => Ok(HashOn::VarsCombinations(key.to_owned())),
-    }
-}
-
-fn keepalive(node: &Node) -> KeepalivePool {
-    let default = KeepalivePool::default();
-    let number = |name: &str, default: u32| {
-        node.get(name).and_then(Node::int).and_then(|value| u32::try_from(value).ok()).unwrap_or(default)
-    };
-    KeepalivePool {
-        size: number("size", default.size),
-        idle_timeout: node.get("idle_timeout").and_then(read::seconds).unwrap_or(Duration::from_secs(60)),
-        requests: number("requests", default.requests),
-    }
 }

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::status::Shared;
 use crate::config::model::{ActiveCheck, HttpProbe, NodeHost, PassHost};
 use crate::proxy::core::Judged;
-use crate::snapshot::{Snapshot, Target};
+use crate::snapshot::Snapshot;
 use crate::upstream::health::{Health, Verdict};
 use crate::upstream::{Node, Spec};
 
@@ -63,18 +63,10 @@ impl Checkers {
     }
 }
 
-/// Upstreams with checks, each once.
+/// Upstreams with checks, in a lasting order.
 fn checked(snapshot: &Snapshot) -> Vec<Arc<Spec>> {
-    let mut specs: Vec<Arc<Spec>> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for route in &snapshot.routes {
-        if let Target::Upstream(spec) = &route.target
-            && spec.checks.is_some()
-            && seen.insert(Arc::as_ptr(spec))
-        {
-            specs.push(spec.clone());
-        }
-    }
+    let mut specs: Vec<Arc<Spec>> = snapshot.upstreams.values().filter(|spec| spec.checks.is_some()).cloned().collect();
+    specs.sort_unstable_by_key(|spec| spec.slot);
     specs
 }
 

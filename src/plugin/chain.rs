@@ -95,6 +95,8 @@ pub struct PlacedFault {
 pub struct Environment<'m> {
     /// `plugin_attr` and `plugin_metadata` by plugin.
     pub model: &'m crate::config::model::Model,
+    /// The slot of an upstream by identity.
+    pub upstream: &'m dyn Fn(&str) -> Option<u32>,
 }
 
 impl Chain {
@@ -256,7 +258,7 @@ fn entry(
     if matches!(source.layer, Layer::Consumer | Layer::ConsumerGroup) && registered.auth {
         return None; // credentials, not a plugin to run
     }
-    let built = build(registered, conf, environment, &mut tell);
+    let built = build(registered, conf, environment, &source.origin.item, &mut tell);
     match built {
         Ok(instance) if !disabled => {
             let filter = meta.and_then(|meta| meta.get("filter")).and_then(|filter| Expr::compile(filter).ok());
@@ -283,11 +285,14 @@ fn build(
     registered: &Registered,
     conf: &Json,
     environment: &Environment<'_>,
+    item: &str,
     tell: &mut impl FnMut(ConfFault, bool),
 ) -> Result<Arc<dyn Plugin>, Vec<ConfFault>> {
     let context = BuildContext {
         attr: environment.model.plugin_attr.get(registered.name),
         metadata: environment.model.plugin_metadata.get(registered.name),
+        item,
+        upstream: environment.upstream,
     };
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     super::conf::check(conf, registered.fields, "", &mut faults, &mut warnings);

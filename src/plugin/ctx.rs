@@ -52,6 +52,8 @@ pub struct Ctx<'e> {
     pub request_bytes: u64,
     /// The id that `request-id` gave the request or found in it.
     pub named_id: Option<Vec<u8>>,
+    /// Slot of the upstream that a plugin chose in place of the route's.
+    pub upstream: Option<u32>,
     /// Longest body that a plugin allows here, in place of the gateway's limit; 0 is no limit.
     pub body_limit: Option<u64>,
     /// 32 hex digits, made on first use.
@@ -254,6 +256,7 @@ impl<'e> Ctx<'e> {
             reason: Reason::Internal,
             request_bytes: 0,
             named_id: None,
+            upstream: None,
             body_limit: None,
             request_id: std::cell::OnceCell::new(),
             epoch: 0,

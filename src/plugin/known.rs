@@ -103,7 +103,6 @@ pub const NOT_YET: &[&str] = &[
     "tcp-logger",
     "tencent-cloud-cls",
     "traffic-label",
-    "traffic-split",
     "ua-restriction",
     "udp-logger",
     "uri-blocker",

@@ -21,6 +21,7 @@ pub mod registry;
 pub mod request_id;
 pub mod response_rewrite;
 pub mod template;
+pub mod traffic_split;
 mod vars;
 
 pub use vars::{time_iso8601, time_local};
@@ -123,6 +124,10 @@ pub struct BuildContext<'a> {
     pub attr: Option<&'a Json>,
     /// `plugin_metadata` of this plugin.
     pub metadata: Option<&'a Json>,
+    /// The item it is written in, for example `routes/7`.
+    pub item: &'a str,
+    /// The slot of an upstream by identity.
+    pub upstream: &'a dyn Fn(&str) -> Option<u32>,
 }
 
 /// One sample of a metric that plugins gather, as a worker reports it; the coordinator adds up and renders.

@@ -6,7 +6,7 @@ use super::conf::{self, Field, Shape, field};
 use super::known::NOT_YET;
 use super::{Build, ConfFault};
 use super::{api_breaker, client_control, cors, fault_injection, ip_restriction, key_auth, prometheus};
-use super::{proxy_rewrite, real_ip, redirect, request_id, response_rewrite};
+use super::{proxy_rewrite, real_ip, redirect, request_id, response_rewrite, traffic_split};
 use crate::config::nearest;
 
 /// A plugin that exists.
@@ -75,6 +75,7 @@ static ALL: &[Registered] = &[
         api_breaker::build,
     ),
     plugin("proxy-rewrite", 1008, "rewrite", "Changes what the upstream gets.", proxy_rewrite::FIELDS, proxy_rewrite::build),
+    plugin("traffic-split", 966, "access", "Divides requests between upstreams.", traffic_split::FIELDS, traffic_split::build),
     plugin("redirect", 900, "rewrite", "Answers with a redirect.", redirect::FIELDS, redirect::build),
     plugin(
         "response-rewrite",

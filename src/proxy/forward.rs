@@ -39,13 +39,14 @@ enum Failure {
 impl<'e> Exchange<'e> {
     /// Forwards the request and delivers the answer.
     pub(super) async fn proxy(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> After {
-        let spec = match &route.target {
-            Target::Upstream(spec) => spec,
-            Target::Broken(status) => {
+        let chosen = ctx.upstream.and_then(|slot| self.view.snapshot.upstreams.get(&slot));
+        let spec = match (chosen, &route.target) {
+            (Some(spec), _) | (None, Target::Upstream(spec)) => spec,
+            (None, Target::Broken(status)) => {
                 ctx.reason = Reason::RouteBroken;
                 return cold(self.answer(ctx, Answer::page(*status))).await;
             }
-            Target::None => {
+            (None, Target::None) => {
                 ctx.reason = Reason::NoUpstream;
                 return cold(self.answer(ctx, Answer::page(503))).await;
             }

@@ -7,24 +7,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value as Json;
 
+use super::specs::Specs;
 use super::{ConsumerLayer, Route, Snapshot, Target};
 use crate::base::limits;
 use crate::config::Loaded;
 use crate::config::gateway::Gateway;
-use crate::config::model::{self, Id, Model, NodeHost, Plugins};
+use crate::config::model::{self, Id, Model, Plugins};
 use crate::config::report::{Report, Severity};
 use crate::net::host;
 use crate::plugin::chain::{Chain, Environment, Layer, Merged, PlacedFault, Source};
 use crate::plugin::consumers::{Consumers, Identity, KEY_ATTRIBUTES};
 use crate::plugin::ctx::RouteInfo;
-use crate::plugin::registry;
+use crate::plugin::{registry, traffic_split};
 use crate::proto::vars::Var;
 use crate::proxy::access_log::Format;
 use crate::route::{Spec as RouteSpec, Table};
-use crate::upstream::health;
 use crate::upstream::names::Names;
-use crate::upstream::spec::Balance;
-use crate::upstream::{Node, Spec};
 
 /// A configuration that may become an epoch.
 pub struct Compiled {
@@ -36,7 +34,6 @@ pub struct Compiled {
 
 /// Numbers for per-worker state that outlives epochs.
 static ROUTE_SLOTS: AtomicU32 = AtomicU32::new(0);
-static UPSTREAM_SLOTS: AtomicU32 = AtomicU32::new(0);
 
 /// Compiles and checks completely.
 ///
@@ -47,18 +44,17 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
     let model = Arc::new(model);
     let mut compiler = Compiler {
         model: &model,
-        names,
         faults: Vec::new(),
         old_routes: previous.map(|snapshot| by_id(snapshot)).unwrap_or_default(),
-        old_specs: previous.map(|snapshot| by_identity(snapshot)).unwrap_or_default(),
-        specs: HashMap::new(),
+        specs: Specs::new(&model, names, previous),
         settings: settings_digest(&model),
     };
     let routes: Vec<Arc<Route>> = compiler.routes();
     let global = compiler.global();
     let (consumers, consumer_layers) = compiler.consumers();
-    let upstreams: Vec<Arc<Spec>> = compiler.specs.into_values().collect();
-    for PlacedFault { origin, fault, warning } in compiler.faults {
+    let Compiler { specs, faults, .. } = compiler;
+    let upstreams = specs.into_slots();
+    for PlacedFault { origin, fault, warning } in faults {
         let severity = if warning { Severity::Warning } else { Severity::Error };
         let told = report.inside(severity, &origin, &fault.pointer, fault.message);
         told.help = fault.help;
@@ -74,7 +70,6 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
         reads_forwarded: reads_forwarded(&model),
         reads_captures: reads_captures(&routes, &global, log.as_ref()),
         connection_limit: connection_limit(&gateway),
-        upstream_slots: upstreams.iter().map(|spec| spec.slot).collect::<HashSet<u32>>(),
         gateway: Arc::new(gateway),
         routes,
         global,
@@ -102,10 +97,6 @@ fn by_id(snapshot: &Snapshot) -> HashMap<Id, Arc<Route>> {
     snapshot.routes.iter().map(|route| (route.info.id.clone(), route.clone())).collect()
 }
 
-fn by_identity(snapshot: &Snapshot) -> HashMap<Arc<str>, Arc<Spec>> {
-    snapshot.upstreams.iter().map(|spec| (spec.identity.clone(), spec.clone())).collect()
-}
-
 /// What every plugin instance may depend on.
 fn settings_digest(model: &Model) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -120,11 +111,9 @@ fn settings_digest(model: &Model) -> u64 {
 
 struct Compiler<'m> {
     model: &'m Arc<Model>,
-    names: &'m Names,
+    specs: Specs<'m>,
     faults: Vec<PlacedFault>,
     old_routes: HashMap<Id, Arc<Route>>,
-    old_specs: HashMap<Arc<str>, Arc<Spec>>,
-    specs: HashMap<Arc<str>, Arc<Spec>>,
     settings: u64,
 }
 
@@ -139,6 +128,7 @@ impl Compiler<'_> {
         let service = route.service_id.as_ref().and_then(|id| model.services.get(id));
         let config = route.plugin_config_id.as_ref().and_then(|id| model.plugin_configs.get(id));
         let target = self.target(route, service);
+        let sources = route_sources(route, service, config);
         let mut hasher = DefaultHasher::new();
         (route.origin.digest, self.settings).hash(&mut hasher);
         service.map(|service| service.origin.digest).hash(&mut hasher);
@@ -149,19 +139,20 @@ impl Compiler<'_> {
             Target::Broken(status) => (1, status).hash(&mut hasher),
             Target::None => 2.hash(&mut hasher),
         }
+        for source in &sources {
+            for identity in traffic_split::references(source.plugins, &source.origin.item) {
+                self.specs.slot(&identity).hash(&mut hasher);
+            }
+        }
         let digest = hasher.finish();
         if let Some(old) = self.old_routes.get(&route.id).filter(|old| old.digest == digest) {
             return old.clone();
         }
-        let mut sources = Vec::new();
-        if let Some(service) = service {
-            sources.push(Source { layer: Layer::Service, origin: &service.origin, plugins: &service.plugins });
-        }
-        if let Some(config) = config {
-            sources.push(Source { layer: Layer::PluginConfig, origin: &config.origin, plugins: &config.plugins });
-        }
-        sources.push(Source { layer: Layer::Route, origin: &route.origin, plugins: &route.plugins });
-        let chain = Chain::build(&sources, &Environment { model: &model }, &mut self.faults);
+        let chain = Chain::build(
+            &sources,
+            &Environment { model: &model, upstream: &|identity| self.specs.slot(identity) },
+            &mut self.faults,
+        );
         let hosts = if route.hosts.is_empty() {
             service.map(|service| service.hosts.clone()).unwrap_or_default()
         } else {
@@ -204,56 +195,9 @@ impl Compiler<'_> {
             (None, None) => service_upstream(),
         };
         match upstream {
-            Some(Ok(upstream)) => Target::Upstream(self.spec(&upstream)),
+            Some(Ok(upstream)) => Target::Upstream(self.specs.of(&upstream)),
             Some(Err(())) => Target::Broken(502),
             None => Target::None,
-        }
-    }
-
-    fn spec(&mut self, upstream: &model::Upstream) -> Arc<Spec> {
-        if let Some(spec) = self.specs.get(&upstream.identity) {
-            return spec.clone();
-        }
-        let old = self.old_specs.get(&upstream.identity);
-        let spec = match old.filter(|old| old.digest == upstream.origin.digest) {
-            Some(old) => old.clone(),
-            None => {
-                let slot = old.map_or_else(|| UPSTREAM_SLOTS.fetch_add(1, Ordering::Relaxed), |old| old.slot);
-                Arc::new(self.new_spec(upstream, slot))
-            }
-        };
-        self.specs.insert(upstream.identity.clone(), spec.clone());
-        spec
-    }
-
-    fn new_spec(&self, upstream: &model::Upstream, slot: u32) -> Spec {
-        let node = |node: &model::Node| {
-            let standard = node.port == upstream.scheme.default_port();
-            let authority = if standard { node.host.to_string() } else { format!("{}:{}", node.host, node.port) };
-            let name = match &node.host {
-                NodeHost::Name(name) => Some(self.names.entry(name)),
-                NodeHost::Ip(_) => None,
-            };
-            let place = format!("{}:{}", node.host, node.port);
-            let health = upstream.checks.is_some().then(|| health::of(&upstream.identity, &place));
-            let (host, authority) = (node.host.clone(), authority.into_bytes());
-            Node { host, port: node.port, weight: node.weight, priority: node.priority, name, health, authority }
-        };
-        let retries = upstream.retries.unwrap_or_else(|| (upstream.nodes.len() as u32).saturating_sub(1));
-        Spec {
-            slot,
-            identity: upstream.identity.clone(),
-            digest: upstream.origin.digest,
-            name: upstream.name.clone(),
-            scheme: upstream.scheme,
-            balancer: Balance::of(&upstream.balancer),
-            pass_host: upstream.pass_host.clone(),
-            retries,
-            retry_timeout: upstream.retry_timeout,
-            timeout: upstream.timeout,
-            keepalive: upstream.keepalive,
-            checks: upstream.checks.clone(),
-            nodes: upstream.nodes.iter().map(node).collect(),
         }
     }
 
@@ -272,7 +216,11 @@ impl Compiler<'_> {
         }
         let sources =
             model.global_rules.values().map(|rule| Source { layer: Layer::Global, origin: &rule.origin, plugins: &rule.plugins });
-        Chain::build(&sources.collect::<Vec<_>>(), &Environment { model: &model }, &mut self.faults)
+        Chain::build(
+            &sources.collect::<Vec<_>>(),
+            &Environment { model: &model, upstream: &|identity| self.specs.slot(identity) },
+            &mut self.faults,
+        )
     }
 
     fn consumers(&mut self) -> (Consumers, Vec<ConsumerLayer>) {
@@ -359,8 +307,24 @@ impl Compiler<'_> {
             }
         }
         let source = Source { layer: Layer::Consumer, origin, plugins };
-        let _checked = Chain::build(&[source], &Environment { model: &model }, &mut self.faults);
+        let _checked = Chain::build(
+            &[source],
+            &Environment { model: &model, upstream: &|identity| self.specs.slot(identity) },
+            &mut self.faults,
+        );
     }
+}
+
+/// What a route's own chain is made of, weakest first.
+fn route_sources<'m>(
+    route: &'m model::Route,
+    service: Option<&'m Arc<model::Service>>,
+    config: Option<&'m Arc<model::PluginSet>>,
+) -> Vec<Source<'m>> {
+    let service = service.map(|service| Source { layer: Layer::Service, origin: &service.origin, plugins: &service.plugins });
+    let config = config.map(|config| Source { layer: Layer::PluginConfig, origin: &config.origin, plugins: &config.plugins });
+    let own = Source { layer: Layer::Route, origin: &route.origin, plugins: &route.plugins };
+    service.into_iter().chain(config).chain([own]).collect()
 }
 
 /// A route's chain with a consumer's plugins, built when the consumer first comes by.
@@ -373,14 +337,7 @@ pub(super) fn merge(
     let model = &snapshot.model;
     let service = route.info.service_id.as_ref().and_then(|id| model.services.get(id));
     let config = route.model.plugin_config_id.as_ref().and_then(|id| model.plugin_configs.get(id));
-    let mut sources = Vec::new();
-    if let Some(service) = service {
-        sources.push(Source { layer: Layer::Service, origin: &service.origin, plugins: &service.plugins });
-    }
-    if let Some(config) = config {
-        sources.push(Source { layer: Layer::PluginConfig, origin: &config.origin, plugins: &config.plugins });
-    }
-    sources.push(Source { layer: Layer::Route, origin: &route.model.origin, plugins: &route.model.plugins });
+    let mut sources = route_sources(&route.model, service, config);
     if let Some(group) = group {
         sources.push(Source { layer: Layer::ConsumerGroup, origin: &group.origin, plugins: &group.plugins });
     }
@@ -390,7 +347,9 @@ pub(super) fn merge(
     );
     sources.push(Source { layer: Layer::Consumer, origin: &consumer.origin, plugins: &brings });
     let mut faults = Vec::new();
-    let build = |faults: &mut Vec<PlacedFault>| Chain::build(&sources, &Environment { model }, faults);
+    let build = |faults: &mut Vec<PlacedFault>| {
+        Chain::build(&sources, &Environment { model, upstream: &|identity| snapshot.slot(identity) }, faults)
+    };
     let chain = build(&mut faults);
     let own: HashSet<&str> = route.chain.entries().iter().map(|entry| entry.name).collect();
     let newcomers = build(&mut faults).only(|entry| entry.layer >= Layer::ConsumerGroup && !own.contains(entry.name));

@@ -2,8 +2,9 @@
 
 pub mod compile;
 pub mod published;
+mod specs;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -37,10 +38,8 @@ pub struct Snapshot {
     pub consumers: Consumers,
     /// Consumers by `Identity::index`, with their group.
     pub consumer_layers: Vec<ConsumerLayer>,
-    /// Upstreams in use.
-    pub upstreams: Vec<Arc<Spec>>,
-    /// Their slots.
-    pub upstream_slots: HashSet<u32>,
+    /// Upstreams in use, by slot.
+    pub upstreams: HashMap<u32, Arc<Spec>>,
     /// The access log's format.
     pub log: Option<Format>,
     /// Value of the `Server` field.
@@ -111,6 +110,11 @@ impl Snapshot {
             method: ctx.request.method,
             vars: ctx,
         }
+    }
+
+    /// The slot of an upstream in use.
+    pub fn slot(&self, identity: &str) -> Option<u32> {
+        self.upstreams.values().find(|spec| &*spec.identity == identity).map(|spec| spec.slot)
     }
 
     /// The route's chain merged with a consumer's plugins; `None` where the consumer brings none. Kept per view.

@@ -32,8 +32,8 @@ pub async fn run(core: &Rc<Core>, listeners: &Rc<Listeners>, messages: &flume::R
 fn take_epoch(core: &Core) {
     let begun = clock::refresh();
     let view = core.view();
-    let slots = &view.snapshot.upstream_slots;
-    let addresses = core.upstreams.borrow_mut().retain(|slot| slots.contains(&slot));
+    let upstreams = &view.snapshot.upstreams;
+    let addresses = core.upstreams.borrow_mut().retain(|slot| upstreams.contains_key(&slot));
     core.pools.borrow_mut().retain(|address| addresses.contains(address));
     let took_us = u64::try_from(clock::refresh().since(begun).as_micros()).unwrap_or(u64::MAX);
     core.counters.epoch_us_max.set(core.counters.epoch_us_max.get().max(took_us));

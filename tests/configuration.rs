@@ -45,7 +45,7 @@ fn what_apisix_takes_is_only_too_early() {
          - {{id: 2, type: client, cert: {cert}, key: {key}}}\n  \
          - {{id: 3, snis: [a.example, b.example], cert: {cert}, key: {key}, certs: [{cert}], keys: [{key}]}}\n"
     );
-    only_too_early(&ssl, &["TLS certificates (ssls) are"; 3]);
+    only_too_early(&ssl, &["TLS certificates for clients (ssls of `type: server`) are"; 2]);
     only_too_early(
         "stream_routes:\n  - {id: 1, server_port: 9100, remote_addr: 10.0.0.0/8, sni: a.example, upstream: {nodes: {\"a:1\": 1}}}\n",
         &["stream routes are"],
@@ -68,10 +68,7 @@ fn what_apisix_takes_is_only_too_early() {
         ),
         &[],
     );
-    only_too_early(
-        &upstream(&format!("tls: {{verify: true, client_cert: {cert}, client_key: {key}}}")),
-        &["TLS to upstreams is"],
-    );
+    only_too_early(&upstream(&format!("tls: {{verify: true, client_cert: {cert}, client_key: {key}}}")), &[]);
     only_too_early(
         "upstreams: [{id: 1, service_name: s, discovery_type: dns, discovery_args: {namespace_id: n}}]\n",
         &["service discovery is"],

@@ -258,7 +258,7 @@ fn a_wrong_file_is_shown_whole_with_places_and_suggestions() {
     let file = scratch.file(
         "bad.yaml",
         "gateway:\n  timeouts: {heder: 5s, body: 5}\nroutes:\n  - uri: /a\n    upsteam: {nodes: {}}\n  - uri: /b\n    plugins:\n      \
-         key-atuh: {}\n      proxy-rewrite: {uri: x}\n    upstream: {type: roundrobbin, nodes: {\"a:0\": 1}}\n  - {uri: /c, upstream: {scheme: https, nodes: {}}}\n",
+         key-atuh: {}\n      proxy-rewrite: {uri: x}\n    upstream: {type: roundrobbin, nodes: {\"a:0\": 1}}\n  - {uri: /c, upstream: {scheme: grpc, nodes: {}}}\n",
     );
     let check =
         Command::new(env!("CARGO_BIN_EXE_ringway")).args(["check", "--format", "json", "-c"]).arg(&file).output().unwrap();
@@ -276,7 +276,7 @@ fn a_wrong_file_is_shown_whole_with_places_and_suggestions() {
         (5, "unknown key `upsteam` in route \"upstream\""),
         (10, "unknown balancer `roundrobbin` \"roundrobin\""),
         (10, "invalid port 0"),
-        (11, "scheme `https` is not supported yet"),
+        (11, "scheme `grpc` is not supported yet"),
     ] {
         assert!(found.iter().any(|(at, text)| *at == line && text.contains(part)), "{line}: {part} in {found:#?}");
     }

@@ -55,7 +55,7 @@ fn listener() -> (TcpListener, SocketAddr) {
 /// A stream of the runtime and the plain socket at its other end.
 async fn pair() -> (Stream, TcpStream) {
     let (listener, address) = listener();
-    let stream = connect::connect(address, Duration::from_secs(5)).await.unwrap();
+    let stream = connect::connect(address.into(), None, Duration::from_secs(5)).await.unwrap();
     let (peer, _) = listener.accept().unwrap();
     peer.set_read_timeout(Some(DEADLINE)).unwrap();
     (stream, peer)

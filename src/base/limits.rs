@@ -66,3 +66,7 @@ pub const BREAKERS: usize = 50_000;
 
 /// Rules of `traffic-split` whose turns a worker remembers.
 pub const SPLITS: usize = 4096;
+
+/// Pools of upstream connections that are told apart by more than an address (TLS names, which clients may choose), per worker;
+/// past it connections are not kept.
+pub const POOL_KINDS: usize = 4096;

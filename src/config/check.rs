@@ -133,6 +133,10 @@ impl Checker<'_> {
             Ty::Id => read::id(node).map(drop),
             Ty::Host => read::host(node).map(drop),
             Ty::Ip => read::net(node).map(drop),
+            Ty::IpAddress => match node.text().map(str::parse::<std::net::IpAddr>) {
+                Some(Ok(_)) => Ok(()),
+                _ => Err("expected an IP address".to_owned()),
+            },
             Ty::IpOrUnix if node.text() == Some("unix:") => Ok(()),
             Ty::IpOrUnix => read::net(node).map(drop),
             Ty::Duration => read::duration(node).map(drop),

@@ -88,19 +88,11 @@ static PASSIVE_UNHEALTHY: Schema = open(
 );
 
 /// Reads `checks` that fit the table.
-///
-/// # Errors
-/// What is not supported yet, with its node.
-pub(super) fn read(node: &Node) -> Result<Option<Checks>, (&Node, &'static str)> {
-    let Some(active) = node.get("active") else { return Ok(None) }; // told already
+pub(super) fn read(node: &Node) -> Option<Checks> {
+    let active = node.get("active")?; // its absence was told already
     let kind = active.get("type").and_then(Node::text).unwrap_or("http");
-    if kind == "https"
-        && let Some(kind) = active.get("type")
-    {
-        return Err((kind, "probes by `https` are not supported yet"));
-    }
     let (healthy, unhealthy) = (active.get("healthy"), active.get("unhealthy"));
-    let http = (kind == "http").then(|| http_probe(active));
+    let http = (kind != "tcp").then(|| http_probe(active, kind == "https"));
     let interval = |side: Option<&Node>| {
         side.map_or(Duration::ZERO, |side| Duration::from_secs(u64::from(count(Some(side), "interval", 1))))
     };
@@ -113,13 +105,15 @@ pub(super) fn read(node: &Node) -> Result<Option<Checks>, (&Node, &'static str)>
         unhealthy_interval: interval(unhealthy),
         bounds: bounds(healthy, unhealthy, [2, 5, 2, 3]),
     };
-    Ok(Some(Checks { active, passive: node.get("passive").map(passive) }))
+    Some(Checks { active, passive: node.get("passive").map(passive) })
 }
 
-fn http_probe(active: &Node) -> HttpProbe {
+fn http_probe(active: &Node, over_tls: bool) -> HttpProbe {
     let text = |name: &str, default: &str| active.get(name).and_then(Node::text).unwrap_or(default).to_owned();
     let headers = active.get("req_headers").map(Node::items).unwrap_or_default();
+    let verify = active.get("https_verify_certificate").and_then(Node::bool).unwrap_or(true);
     HttpProbe {
+        tls: over_tls.then_some(verify),
         host: active.get("host").and_then(|host| read::host(host).ok()),
         method: text("http_method", "GET"),
         path: text("http_path", "/"),

@@ -1,6 +1,7 @@
 //! The one table of fields: the checker, the JSON Schema and the reference are made of it. Bounds and defaults are APISIX's
 //! (apisix/resource-fields.md) and, for `gateway:`, design.md §5.
 
+use super::later::{CERT, KEY};
 use super::{checks, later};
 
 /// What a field may hold.
@@ -22,6 +23,8 @@ pub(super) enum Ty {
     Host,
     /// An IP address or CIDR.
     Ip,
+    /// An IP address.
+    IpAddress,
     /// An IP address, CIDR, or `unix:`.
     IpOrUnix,
     /// A duration: `5s`, `500ms`, `1h30m`.
@@ -124,7 +127,7 @@ pub(super) static ROOT: Schema = object(
         f("upstreams", Ty::List(&Ty::Object(&UPSTREAM), 0), "", "Upstreams."),
         f("consumers", Ty::List(&Ty::Object(&CONSUMER), 0), "", "Consumers and their credentials."),
         f("consumer_groups", Ty::List(&Ty::Object(&CONSUMER_GROUP), 0), "", "Plugins that several consumers share."),
-        f("ssls", Ty::List(&Ty::NotYet("TLS certificates (ssls) are", &Ty::Object(&later::SSL)), 0), "", "TLS certificates."),
+        f("ssls", Ty::List(&Ty::Object(&later::SSL), 0), "", "TLS certificates; those of `type: client` are shown to nodes."),
         f("global_rules", Ty::List(&Ty::Object(&GLOBAL_RULE), 0), "", "Plugins of every request."),
         f("plugin_configs", Ty::List(&Ty::Object(&PLUGIN_CONFIG), 0), "", "Plugins that several routes share."),
         f("plugin_metadata", Ty::List(&Ty::Object(&METADATA), 0), "", "Settings of a plugin for all its uses; `id` is its name."),
@@ -214,7 +217,14 @@ pub(super) static UPSTREAM: Schema = ruled(
         f("timeout", Ty::Object(&TIMEOUT), "60 s each", "Deadlines towards the node."),
         f("keepalive_pool", Ty::Object(&KEEPALIVE_POOL), "", "Idle connections, per worker and node."),
         f("checks", Ty::Object(&checks::CHECKS), "", "Health checks."),
-        f("tls", Ty::NotYet("TLS to upstreams is", &Ty::Object(&later::UPSTREAM_TLS)), "", "TLS to the nodes."),
+        f("tls", Ty::Object(&UPSTREAM_TLS), "", "TLS to the nodes, for `scheme: https`."),
+        f("source_address", Ty::IpAddress, "", "Ringway's own: address to connect from."),
+        f(
+            "proxy_protocol",
+            Ty::Enum(&["v1", "v2"]),
+            "",
+            "Ringway's own: nodes are told the client's address by the PROXY protocol.",
+        ),
         f("service_name", Ty::NotYet("service discovery is", &Ty::Text(1, 256)), "", "Name to discover nodes by."),
         f("discovery_type", Ty::Text(0, 256), "", "Registry to discover nodes in."),
         f("discovery_args", Ty::Object(&later::DISCOVERY_ARGS), "", "Where to look in it."),
@@ -233,6 +243,25 @@ pub(super) static UPSTREAM: Schema = ruled(
         Rule::NotWith("nodes", &["service_name"]),
     ],
 );
+
+static UPSTREAM_TLS: Schema = Schema {
+    closed: false,
+    ..ruled(
+        "upstream.tls",
+        &[
+            f("verify", Ty::Bool, "true where `ca_cert` is given", "The node's certificate is verified."),
+            f("ca_cert", CERT, "the system's", "Ringway's own: certificate authorities that verify it, PEM."),
+            f("client_cert", CERT, "", "Certificate shown to the node, PEM."),
+            f("client_key", KEY, "", "Its key, PEM."),
+            f("client_cert_id", Ty::Id, "", "Both from an `ssl` of type `client`."),
+        ],
+        &[
+            Rule::Needs("client_cert", &["client_key"]),
+            Rule::Needs("client_key", &["client_cert"]),
+            Rule::NotWith("client_cert_id", &["client_cert", "client_key"]),
+        ],
+    )
+};
 
 pub(super) static TIMEOUT: Schema = Schema {
     closed: false,

@@ -3,8 +3,8 @@
 
 use super::fields::{CREATED, DESC, ID, LABELS, NAME, PLUGINS, Rule, Schema, Ty, UPDATED, UPSTREAM, f, object, open, ruled};
 
-const CERT: Ty = Ty::Text(128, 65_536);
-const KEY: Ty = Ty::Text(64, 65_536);
+pub(super) const CERT: Ty = Ty::Text(128, 65_536);
+pub(super) const KEY: Ty = Ty::Text(64, 65_536);
 pub(super) static SSL: Schema = Schema {
     required: &["cert", "key"],
     ..ruled(
@@ -156,24 +156,6 @@ static GCP_AUTH: Schema = Schema {
             f("token_uri", Ty::Text(1, 4096), "https://oauth2.googleapis.com/token", "Where tokens are had."),
             f("scope", Ty::List(&Ty::Text(1, 4096), 0), "", "Scopes."),
             f("entries_uri", Ty::Text(1, 4096), "https://secretmanager.googleapis.com/v1", "Where secrets are had."),
-        ],
-    )
-};
-
-pub(super) static UPSTREAM_TLS: Schema = Schema {
-    closed: false,
-    ..ruled(
-        "upstream.tls",
-        &[
-            f("verify", Ty::Bool, "false", "The node's certificate is verified."),
-            f("client_cert", CERT, "", "Certificate shown to the node, PEM."),
-            f("client_key", KEY, "", "Its key, PEM."),
-            f("client_cert_id", Ty::Id, "", "Both from an `ssl` of type `client`."),
-        ],
-        &[
-            Rule::Needs("client_cert", &["client_key"]),
-            Rule::Needs("client_key", &["client_cert"]),
-            Rule::NotWith("client_cert_id", &["client_cert", "client_key"]),
         ],
     )
 };

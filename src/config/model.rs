@@ -35,6 +35,8 @@ pub struct Model {
     pub global_rules: BTreeMap<Id, Arc<PluginSet>>,
     /// Upstreams written in place inside `traffic-split`, by [`split_identity`].
     pub split_upstreams: BTreeMap<Id, Arc<Upstream>>,
+    /// `ssls` of type `client`.
+    pub client_certificates: BTreeMap<Id, Arc<ClientCertificate>>,
     /// `plugin_metadata`, by plugin name.
     pub plugin_metadata: BTreeMap<String, Value>,
     /// `plugins` of the file: the enabled list, if the file has one.
@@ -183,6 +185,57 @@ pub struct Upstream {
     pub keepalive: KeepalivePool,
     /// `checks`
     pub checks: Option<Arc<Checks>>,
+    /// `tls`
+    pub tls: TlsToNodes,
+    /// `source_address`
+    pub source: Option<IpAddr>,
+    /// `proxy_protocol`
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+/// `tls` of an upstream.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct TlsToNodes {
+    /// `verify`; where it is silent, a `ca_cert` means yes.
+    pub verify: Option<bool>,
+    /// `ca_cert`, PEM.
+    pub ca: Option<String>,
+    /// `client_cert` and `client_key`, PEM.
+    pub client: Option<(String, String)>,
+    /// `client_cert_id`: an `ssl` of type `client`.
+    pub client_id: Option<Id>,
+}
+
+impl std::fmt::Debug for TlsToNodes {
+    /// Keys stay out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsToNodes").field("verify", &self.verify).field("client_id", &self.client_id).finish_non_exhaustive()
+    }
+}
+
+/// Version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// An `ssl` of type `client`: what nodes are shown.
+pub struct ClientCertificate {
+    /// Place and digest.
+    pub origin: Origin,
+    /// `cert`, PEM.
+    pub cert: String,
+    /// `key`, PEM.
+    pub key: String,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientCertificate").field("origin", &self.origin).finish_non_exhaustive()
+    }
 }
 
 /// How a node is picked. APISIX request.md §3.9.
@@ -245,6 +298,8 @@ pub struct ActiveCheck {
 /// An HTTP probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpProbe {
+    /// Over TLS; whether certificates are verified.
+    pub tls: Option<bool>,
     /// Host, where the node has no name.
     pub host: Option<String>,
     /// Method.
@@ -291,6 +346,8 @@ pub enum Scheme {
     /// Cleartext HTTP/1.1.
     #[default]
     Http,
+    /// HTTP/1.1 over TLS.
+    Https,
 }
 
 impl Scheme {
@@ -298,6 +355,7 @@ impl Scheme {
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Https => "https",
         }
     }
 
@@ -305,6 +363,7 @@ impl Scheme {
     pub fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
+            Self::Https => 443,
         }
     }
 }
@@ -358,6 +417,8 @@ pub enum NodeHost {
     Ip(IpAddr),
     /// A name that the coordinator resolves.
     Name(Arc<str>),
+    /// The path of a Unix socket.
+    Unix(Arc<str>),
 }
 
 impl std::fmt::Display for NodeHost {
@@ -366,6 +427,7 @@ impl std::fmt::Display for NodeHost {
             Self::Ip(IpAddr::V4(ip)) => write!(f, "{ip}"),
             Self::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
             Self::Name(name) => f.write_str(name),
+            Self::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }

@@ -137,11 +137,8 @@ pub(super) fn nodes(node: &Node, default_port: u16) -> Result<Vec<UpstreamNode>,
         Kind::Null => {}
         Kind::Map(entries) => {
             for (key, weight) in entries {
-                match (split_port(&key.text), weight_of(weight)) {
-                    (Ok((host, port)), Ok(weight)) => {
-                        let port = port.unwrap_or(default_port);
-                        nodes.push(UpstreamNode { host: node_host(&host), port, weight, priority: 0 });
-                    }
+                match (place(&key.text, default_port), weight_of(weight)) {
+                    (Ok((host, port)), Ok(weight)) => nodes.push(UpstreamNode { host, port, weight, priority: 0 }),
                     (Err(text), _) => faults.push((key.place, text)),
                     (_, Err(text)) => faults.push((weight.place, text)),
                 }
@@ -167,9 +164,15 @@ fn one_node(item: &Node, default_port: u16) -> Result<UpstreamNode, (Place, Stri
     let missing = |name: &str| (item.place, format!("a node needs `{name}`"));
     let host = item.get("host").ok_or_else(|| missing("host"))?;
     let weight = item.get("weight").ok_or_else(|| missing("weight"))?;
-    let name = self::host(host).map_err(|text| (host.place, text))?;
+    let unix = host.text().is_some_and(|text| text.starts_with("unix:"));
+    let name = match unix {
+        true => place(host.text().unwrap_or_default(), 0).map(|(path, _)| path),
+        false => self::host(host).map(|name| node_host(&name)),
+    };
+    let name = name.map_err(|text| (host.place, text))?;
     let weight = weight_of(weight).map_err(|text| (weight.place, text))?;
     let port = match item.get("port") {
+        None if unix => 0,
         None => default_port,
         Some(port) => port
             .int()
@@ -181,12 +184,24 @@ fn one_node(item: &Node, default_port: u16) -> Result<UpstreamNode, (Place, Stri
         None => 0,
         Some(priority) => priority.int().ok_or_else(|| (priority.place, "a priority is a whole number".to_owned()))?,
     };
-    Ok(UpstreamNode { host: node_host(&name), port, weight, priority })
+    Ok(UpstreamNode { host: name, port, weight, priority })
 }
 
 fn weight_of(node: &Node) -> Result<u32, String> {
     node.int().and_then(|weight| u32::try_from(weight).ok()).ok_or_else(|| "a weight is a whole number from 0".to_owned())
 }
+
+/// Host and port of a node written as one text: `host:port` and its short forms, or `unix:/path`.
+fn place(text: &str, default_port: u16) -> Result<(NodeHost, u16), String> {
+    match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') && path.len() < SOCKET_PATH_BYTES => Ok((NodeHost::Unix(path.into()), 0)),
+        Some(_) => Err(format!("`{text}`: a socket is `unix:` and an absolute path of fewer than {SOCKET_PATH_BYTES} bytes")),
+        None => split_port(text).map(|(host, port)| (node_host(&host), port.unwrap_or(default_port))),
+    }
+}
+
+/// Room for the path of a Unix socket in Linux's `sockaddr_un`, its end included.
+const SOCKET_PATH_BYTES: usize = 108;
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`; two colons before any dot are an IPv6 address without port.
 fn split_port(text: &str) -> Result<(String, Option<u16>), String> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
-use super::model::{Consumer, Credential, Id, Model, Origin, PluginSet, Plugins, Route, Service, Timeout};
+use super::model::{ClientCertificate, Consumer, Credential, Id, Model, Origin, PluginSet, Plugins, Route, Service, Timeout};
 use super::raw::{Kind, Node, Place};
 use super::report::Report;
 use super::{later, read, suggest};
@@ -47,7 +47,10 @@ impl<'r> Builder<'r> {
                 self.plugin_set(name, node, &path(name, at), file);
             }
         }
-        for name in ["ssls", "stream_routes", "protos"] {
+        for (at, node) in items(root, "ssls") {
+            self.ssl(node, &path("ssls", at), file, at);
+        }
+        for name in ["stream_routes", "protos"] {
             for (at, node) in items(root, name) {
                 self.claim(name, &self.id_or(node, at), node.place, &path(name, at));
             }
@@ -194,6 +197,20 @@ impl<'r> Builder<'r> {
             id: id.clone(),
         };
         self.model.services.insert(id, Arc::new(service));
+    }
+
+    /// Certificates: those that are shown to nodes; those for clients of ours are to come.
+    fn ssl(&mut self, node: &Node, path: &str, file: u16, at: usize) {
+        let id = self.id_or(node, at);
+        self.claim("ssls", &id, node.place, path);
+        if node.get("type").and_then(Node::text) != Some("client") {
+            self.report.error(node.place, path, "TLS certificates for clients (ssls of `type: server`) are not supported yet");
+            return;
+        }
+        let (Some(cert), Some(key)) = (text(node, "cert"), text(node, "key")) else { return };
+        let origin = self.origin(node, path, file, format!("ssls/{id}"));
+        let certificate = ClientCertificate { origin, cert: cert.to_string(), key: key.to_string() };
+        self.model.client_certificates.insert(id, Arc::new(certificate));
     }
 
     /// A secret's manager, which its id names, decides what it needs.

@@ -49,7 +49,7 @@ fn of(ty: &Ty) -> Json {
             json!({ "anyOf": [{ "type": "string", "pattern": "^[a-zA-Z0-9-_.]{1,64}$" }, { "type": "integer", "minimum": 1 }] })
         }
         Ty::Host => json!({ "type": "string", "pattern": "^\\*?[0-9a-zA-Z-._\\[\\]:]*$" }),
-        Ty::Ip | Ty::IpOrUnix | Ty::Duration | Ty::Address(_) => json!({ "type": "string" }),
+        Ty::Ip | Ty::IpAddress | Ty::IpOrUnix | Ty::Duration | Ty::Address(_) => json!({ "type": "string" }),
         Ty::Size => json!({ "type": ["string", "integer"] }),
         Ty::Object(schema) => object(schema),
         Ty::ObjectOrOff(schema) => json!({ "anyOf": [object(schema), { "enum": ["off", false] }] }),
@@ -126,6 +126,7 @@ fn type_text(ty: &Ty) -> String {
         Ty::Id => "id".into(),
         Ty::Host => "host".into(),
         Ty::Ip => "IP or CIDR".into(),
+        Ty::IpAddress => "IP address".into(),
         Ty::IpOrUnix => "IP, CIDR or `unix:`".into(),
         Ty::Duration => "duration".into(),
         Ty::Size => "size".into(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{Balancer, Checks, HashOn, KeepalivePool, PassHost, Scheme, Upstream, split_identity};
+use super::model::{Balancer, HashOn, KeepalivePool, PassHost, ProxyVersion, Scheme, TlsToNodes, Upstream, split_identity};
 use super::raw::{Kind, Node};
 use super::resources::{Builder, reference, text, timeout};
 use super::{checks, read, suggest};
@@ -24,31 +24,32 @@ impl Builder<'_> {
             _ => PassHost::Pass,
         };
         let number = |name: &str| node.get(name).and_then(Node::int);
+        let scheme = match node.get("scheme").and_then(Node::text) {
+            Some("https") => Scheme::Https,
+            _ => Scheme::Http,
+        };
         Arc::new(Upstream {
             identity: identity.as_str().into(),
             id: node.get("id").and_then(|id| read::id(id).ok()),
             origin: self.origin(node, path, file, identity),
             name: text(node, "name"),
-            nodes: node.get("nodes").and_then(|nodes| read::nodes(nodes, Scheme::Http.default_port()).ok()).unwrap_or_default(),
+            nodes: node.get("nodes").and_then(|nodes| read::nodes(nodes, scheme.default_port()).ok()).unwrap_or_default(),
             balancer: self.balancer(node, path),
-            scheme: Scheme::Http,
+            scheme,
             pass_host,
             retries: number("retries").map(|retries| u32::try_from(retries).unwrap_or(u32::MAX)),
             retry_timeout: node.get("retry_timeout").and_then(read::seconds).unwrap_or_default(),
             timeout: node.get("timeout").and_then(timeout).unwrap_or_default(),
             keepalive: node.get("keepalive_pool").map(keepalive).unwrap_or_default(),
-            checks: node.get("checks").and_then(|checks| self.checks(checks, path)),
+            checks: node.get("checks").and_then(checks::read).map(Arc::new),
+            tls: node.get("tls").map(tls).unwrap_or_default(),
+            source: node.get("source_address").and_then(Node::text).and_then(|text| text.parse().ok()),
+            proxy_protocol: match node.get("proxy_protocol").and_then(Node::text) {
+                Some("v1") => Some(ProxyVersion::V1),
+                Some("v2") => Some(ProxyVersion::V2),
+                _ => None,
+            },
         })
-    }
-
-    fn checks(&mut self, node: &Node, path: &str) -> Option<Arc<Checks>> {
-        match checks::read(node) {
-            Ok(checks) => checks.map(Arc::new),
-            Err((at, message)) => {
-                self.report.error(at.place, &format!("{path}/checks"), message);
-                None
-            }
-        }
     }
 
     fn balancer(&mut self, node: &Node, path: &str) -> Balancer {
@@ -76,7 +77,7 @@ impl Builder<'_> {
 
     fn upstream_rules(&mut self, node: &Node, path: &str) {
         if let Some(scheme) = node.get("scheme")
-            && let Some(name @ ("https" | "grpc" | "grpcs" | "tcp" | "tls" | "udp" | "kafka")) = scheme.text()
+            && let Some(name @ ("grpc" | "grpcs" | "tcp" | "tls" | "udp" | "kafka")) = scheme.text()
         {
             self.report.error(scheme.place, &format!("{path}/scheme"), format!("scheme `{name}` is not supported yet"));
         }
@@ -105,6 +106,17 @@ impl Builder<'_> {
                 self.split_references.push((self.origin(node, &path, file, item.to_owned()), id));
             }
         }
+    }
+}
+
+/// `tls`, which fits its table.
+fn tls(node: &Node) -> TlsToNodes {
+    let text = |name: &str| node.get(name).and_then(Node::text).map(str::to_owned);
+    TlsToNodes {
+        verify: node.get("verify").and_then(Node::bool),
+        ca: text("ca_cert"),
+        client: text("client_cert").zip(text("client_key")),
+        client_id: reference(node, "client_cert_id"),
     }
 }
 

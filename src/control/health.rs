@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::status::Shared;
+use crate::base::address::Address;
 use crate::config::model::{ActiveCheck, HttpProbe, NodeHost, PassHost};
+use crate::net::tls::ClientPlan;
 use crate::proxy::core::Judged;
 use crate::snapshot::Snapshot;
 use crate::upstream::health::{Health, Verdict};
@@ -96,27 +98,32 @@ async fn probe_for_ever(spec: Arc<Spec>, at: usize, gate: Arc<Semaphore>) {
 }
 
 /// Where to probe; the addresses of a name take turns.
-fn address(node: &Node, active: &ActiveCheck, turn: usize) -> Option<SocketAddr> {
+fn address(node: &Node, active: &ActiveCheck, turn: usize) -> Option<Address> {
     let port = active.port.unwrap_or(node.port);
     match (&node.host, &node.name) {
-        (NodeHost::Ip(ip), _) => Some(SocketAddr::new(*ip, port)),
+        (NodeHost::Unix(path), _) => Some(Address::unix(path)),
+        (NodeHost::Ip(ip), _) => Some(SocketAddr::new(*ip, port).into()),
         (NodeHost::Name(_), Some(name)) => {
             let addresses = name.addresses();
-            addresses.get(turn % addresses.len().max(1)).map(|ip| SocketAddr::new(*ip, port))
+            addresses.get(turn % addresses.len().max(1)).map(|ip| SocketAddr::new(*ip, port).into())
         }
         (NodeHost::Name(_), None) => None,
     }
 }
 
 /// One probe; `None` where its answer says nothing.
-async fn probe(spec: &Spec, node: &Node, active: &ActiveCheck, address: SocketAddr) -> Option<Verdict> {
-    let stream = match timeout(active.timeout, TcpStream::connect(address)).await {
+async fn probe(spec: &Spec, node: &Node, active: &ActiveCheck, address: Address) -> Option<Verdict> {
+    let host = active.http.as_ref().map(|http| host(spec, node, http)).unwrap_or_default();
+    let stream = match timeout(active.timeout, open(address, spec.probe_tls.as_ref(), &host)).await {
         Err(_) => return Some(Verdict::Timeout),
-        Ok(Err(_)) => return Some(Verdict::TcpFailure),
+        Ok(Err(error)) => {
+            tracing::debug!("{}: probing {address}: {error}", spec.identity);
+            return Some(Verdict::TcpFailure);
+        }
         Ok(Ok(stream)) => stream,
     };
     let Some(http) = &active.http else { return Some(Verdict::Success) };
-    match ask(stream, &request(spec, node, http), active.timeout).await {
+    match ask(stream, &request(&host, http), active.timeout).await {
         Ok(Some(status)) if http.healthy.contains(&status) => Some(Verdict::Success),
         Ok(Some(status)) if http.unhealthy.contains(&status) => Some(Verdict::HttpFailure),
         Ok(Some(_)) => None,
@@ -126,12 +133,32 @@ async fn probe(spec: &Spec, node: &Node, active: &ActiveCheck, address: SocketAd
     }
 }
 
-fn request(spec: &Spec, node: &Node, http: &HttpProbe) -> String {
-    let host = match (&spec.pass_host, &node.host, &http.host) {
+/// Either end of a probe's connection.
+trait Both: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Both for T {}
+
+/// Connects, over TLS where a plan is given.
+async fn open(address: Address, tls: Option<&ClientPlan>, host: &str) -> io::Result<Box<dyn Both>> {
+    let stream: Box<dyn Both> = match (address.socket(), address.path()) {
+        (Some(socket), _) => Box::new(TcpStream::connect(socket).await?),
+        (None, path) => Box::new(UnixStream::connect(path.unwrap_or_default()).await?),
+    };
+    match tls {
+        Some(plan) => Ok(Box::new(plan.connect(stream, host, address.ip()).await?)),
+        None => Ok(stream),
+    }
+}
+
+fn host(spec: &Spec, node: &Node, http: &HttpProbe) -> String {
+    match (&spec.pass_host, &node.host, &http.host) {
         (PassHost::Rewrite(host), ..) | (_, NodeHost::Ip(_), Some(host)) => host.clone(),
         (_, NodeHost::Name(name), _) => name.to_string(),
         (_, ip @ NodeHost::Ip(_), None) => ip.to_string(),
-    };
+        (_, NodeHost::Unix(_), host) => host.clone().unwrap_or_else(|| "localhost".to_owned()),
+    }
+}
+
+fn request(host: &str, http: &HttpProbe) -> String {
     let mut text = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", http.method, http.path);
     http.headers.iter().for_each(|line| text.push_str(&format!("{}\r\n", line.trim())));
     text.push_str(&format!("Host: {host}\r\n"));
@@ -142,7 +169,7 @@ fn request(spec: &Spec, node: &Node, http: &HttpProbe) -> String {
 }
 
 /// Sends a request and reads the status; `Ok(None)` is no status line.
-async fn ask(mut stream: TcpStream, request: &str, patience: Duration) -> io::Result<Option<u16>> {
+async fn ask(mut stream: impl Both, request: &str, patience: Duration) -> io::Result<Option<u16>> {
     timeout(patience, stream.write_all(request.as_bytes())).await??;
     let mut line = Vec::new();
     let mut buffer = [0; 512];

@@ -5,6 +5,7 @@ pub mod connect;
 mod lane;
 pub mod rt;
 pub mod stream;
+pub mod tls;
 pub mod watch;
 
 pub use stream::Stream;

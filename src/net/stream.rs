@@ -1,6 +1,8 @@
 //! Streams. A stream lends chunks (`recv`), takes chunks (`send`), and carries one operation per direction in a slot that
 //! its owner polls. The owner never brings a buffer and never drops an operation on a live connection.
 
+mod secured;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use super::watch::Watch;
 use crate::base::buf::Chunk;
 use crate::base::clock;
 use crate::base::limits;
+use secured::Session;
 
 /// Which direction to shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,7 @@ pub struct Stream {
     recv: Lane<RecvAsk, io::Result<Chunk>>,
     send: Lane<Chunk, io::Result<Chunk>>,
     watch: Watch,
+    session: Option<Box<Session>>, // of TLS
     quiet: bool,
     shut: bool,
 }
@@ -41,15 +45,18 @@ impl Stream {
     pub(super) fn tcp(stream: TcpStream) -> Self {
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
-        let watch = Watch::new(fd);
-        Self { fd, recv: lane::receiving(read), send: lane::sending(write, watch.clone()), watch, quiet: false, shut: false }
+        Self::of(fd, lane::receiving(read), |watch| lane::sending(write, watch))
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
         let fd = stream.as_raw_fd();
         let (read, write) = stream.into_split();
+        Self::of(fd, lane::receiving(read), |watch| lane::sending(write, watch))
+    }
+
+    fn of(fd: RawFd, recv: Lane<RecvAsk, io::Result<Chunk>>, send: impl FnOnce(Watch) -> Lane<Chunk, io::Result<Chunk>>) -> Self {
         let watch = Watch::new(fd);
-        Self { fd, recv: lane::receiving(read), send: lane::sending(write, watch.clone()), watch, quiet: false, shut: false }
+        Self { fd, recv, send: send(watch.clone()), watch, session: None, quiet: false, shut: false }
     }
 
     /// The connection's deadline.
@@ -57,9 +64,9 @@ impl Stream {
         &self.watch
     }
 
-    /// Bytes the kernel took so far.
+    /// Bytes sent so far, without what TLS adds.
     pub fn sent(&self) -> u64 {
-        self.watch.sent()
+        self.session.as_ref().map_or_else(|| self.watch.sent(), |session| session.sent)
     }
 
     /// Receives into a small chunk, or goes on with the receive in flight. An empty chunk is the end of the stream.
@@ -78,6 +85,9 @@ impl Stream {
     }
 
     fn poll_recv_as(&mut self, cx: &mut Context<'_>, ask: RecvAsk) -> Poll<io::Result<Chunk>> {
+        if self.session.is_some() {
+            return self.poll_recv_secured(cx, ask);
+        }
         if !self.recv.busy() {
             self.recv.start(ask);
         }
@@ -103,7 +113,10 @@ impl Stream {
 
     /// Starts sending a chunk's window, whole. Must not be called while [`Stream::sending`].
     pub fn start_send(&mut self, chunk: Chunk) {
-        self.send.start(chunk);
+        match self.session {
+            None => self.send.start(chunk),
+            Some(_) => self.start_send_secured(&chunk),
+        }
     }
 
     /// The same for a send whose end nobody waits for, because it shows in what comes next (an answer): its completion
@@ -116,6 +129,11 @@ impl Stream {
 
     /// True while a send is in flight.
     pub fn sending(&self) -> bool {
+        self.session.as_ref().map_or_else(|| self.send.busy(), |session| session.owed)
+    }
+
+    /// True while something is on its way out, the owner's or TLS's own.
+    pub fn busy(&self) -> bool {
         self.send.busy()
     }
 
@@ -123,13 +141,20 @@ impl Stream {
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         if !std::mem::take(&mut self.quiet) {
             self.watch.hush();
-            return self.send.poll(cx);
+            return self.poll_send_lane(cx);
         }
-        let polled = self.send.poll(&mut Context::from_waker(Waker::noop()));
+        let polled = self.poll_send_lane(&mut Context::from_waker(Waker::noop()));
         if polled.is_pending() {
             self.watch.nudge(cx.waker());
         }
         polled
+    }
+
+    fn poll_send_lane(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        match self.session {
+            None => self.send.poll(cx),
+            Some(_) => self.poll_send_secured(cx),
+        }
     }
 
     /// Sends a chunk's window, whole.
@@ -142,7 +167,8 @@ impl Stream {
     }
 
     /// Sends FIN; receiving goes on.
-    pub fn finish(&self) {
+    pub fn finish(&mut self) {
+        self.say_goodbye();
         shutdown(self.fd, Side::Write);
     }
 
@@ -178,6 +204,7 @@ impl Stream {
 
     /// Lets the operations in flight finish on a connection that is shut down, then closes it.
     pub async fn close(mut self) {
+        self.say_goodbye();
         if self.recv.busy() || self.send.busy() {
             self.shut();
         }
@@ -194,6 +221,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // Whoever did not `close` (a panicked task) leaves an operation behind; monoio keeps its buffer until the kernel is
         // done, and on a shut socket nothing can be lost.
+        self.say_goodbye();
         if self.recv.busy() || self.send.busy() {
             self.shut();
         }

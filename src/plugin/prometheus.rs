@@ -160,7 +160,7 @@ impl Prometheus {
             host: ctx.matched_host,
             status: ctx.sent.status,
             source: ctx.source as u8,
-            node: ctx.tries.last().and_then(|last| last.node).map(|node| node.ip()),
+            node: ctx.tries.last().and_then(|last| last.node).and_then(|node| node.ip()),
             consumer: ctx.consumer.as_ref().map_or(0, |consumer| consumer.index + 1),
             instance: std::ptr::from_ref(self) as usize,
             extra: has_extra.then(|| templates().map(|(_, template)| template.render(ctx)).collect()),
@@ -191,7 +191,7 @@ impl Prometheus {
         let service =
             pick(route.and_then(|route| route.service_id.as_deref()), route.and_then(|route| route.service_name.as_ref()));
         let consumer = ctx.consumer.as_ref().map(|consumer| consumer.username.to_string()).unwrap_or_default();
-        let node = ctx.tries.last().and_then(|last| last.node).map(|node| node.ip().to_string()).unwrap_or_default();
+        let node = ctx.tries.last().and_then(|last| last.node?.ip()).map(|ip| ip.to_string()).unwrap_or_default();
         let common = || {
             [("service", service.clone()), ("consumer", consumer.clone()), ("node", node.clone())].into_iter().chain([
                 ("request_type", "traditional_http".to_owned()),

@@ -156,7 +156,7 @@ impl Ctx<'_> {
             Named::UpstreamBytesSent => self.tries.last().map(|last| Value::Int(last.bytes_sent as i64)),
             Named::UpstreamBytesReceived => self.tries.last().map(|last| Value::Int(last.bytes_received as i64)),
             Named::UpstreamResponseLength => self.tries.last().map(|_| Value::Int(self.sent.body_bytes as i64)),
-            Named::BalancerIp => self.tries.last()?.node.map(|node| Value::Ip(node.ip())),
+            Named::BalancerIp => self.tries.last()?.node.and_then(|node| node.ip()).map(Value::Ip),
             Named::BalancerPort => self.tries.last()?.node.map(|node| Value::Int(i64::from(node.port()))),
             Named::UpstreamScheme => Some(Value::text(b"http")),
             Named::UpstreamUri => match &self.outgoing.uri {

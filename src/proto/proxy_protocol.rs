@@ -1,4 +1,4 @@
-//! PROXY protocol v1 and v2, receiving side. haproxy.org proxy-protocol.txt.
+//! PROXY protocol v1 and v2, both sides. haproxy.org proxy-protocol.txt.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -38,6 +38,45 @@ pub fn parse(input: &[u8]) -> Result<Parsed, Fault> {
         return v1(input);
     }
     if V2_SIGNATURE.get(..signature) == input.get(..signature) { v2(input) } else { Err(Fault) }
+}
+
+/// The v1 header of a connection; `UNKNOWN` where the addresses are not of one family.
+pub fn write_v1(source: Option<SocketAddr>, destination: Option<SocketAddr>) -> Vec<u8> {
+    match (source, destination) {
+        (Some(source), Some(destination)) if source.is_ipv4() == destination.is_ipv4() => {
+            let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+            let (from, to) = (source.ip(), destination.ip());
+            format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
+        }
+        _ => b"PROXY UNKNOWN\r\n".to_vec(),
+    }
+}
+
+/// The v2 header of a connection; `UNSPEC` where the addresses are not of one family.
+pub fn write_v2(source: Option<SocketAddr>, destination: Option<SocketAddr>) -> Vec<u8> {
+    let mut header = V2_SIGNATURE.to_vec();
+    let mut addresses = Vec::with_capacity(36);
+    let family = match (source, destination) {
+        (Some(SocketAddr::V4(source)), Some(SocketAddr::V4(destination))) => {
+            addresses.extend_from_slice(&source.ip().octets());
+            addresses.extend_from_slice(&destination.ip().octets());
+            0x11
+        }
+        (Some(SocketAddr::V6(source)), Some(SocketAddr::V6(destination))) => {
+            addresses.extend_from_slice(&source.ip().octets());
+            addresses.extend_from_slice(&destination.ip().octets());
+            0x21
+        }
+        _ => 0x00,
+    };
+    if let (Some(source), Some(destination), true) = (source, destination, family != 0) {
+        addresses.extend_from_slice(&source.port().to_be_bytes());
+        addresses.extend_from_slice(&destination.port().to_be_bytes());
+    }
+    header.extend_from_slice(&[0x21, family]);
+    header.extend_from_slice(&(addresses.len() as u16).to_be_bytes());
+    header.extend_from_slice(&addresses);
+    header
 }
 
 fn v1(input: &[u8]) -> Result<Parsed, Fault> {

@@ -1,6 +1,8 @@
 //! Lines of the access log: JSON, nginx's combined, APISIX's, or a string of variables. Whatever a client sent, a line is one
 //! line: control bytes and quotes are escaped.
 
+use std::net::IpAddr;
+
 use crate::base::clock;
 use crate::config::gateway::LogFormat;
 use crate::config::nearest;
@@ -247,9 +249,14 @@ fn tries(ctx: &Ctx<'_>, out: &mut Vec<u8>) {
     for (at, tried) in ctx.tries.iter().enumerate() {
         out.extend_from_slice(if at > 0 { b",{\"address\":\"" } else { b"{\"address\":\"" });
         if let Some(node) = tried.node {
-            Value::Ip(node.ip()).write(out);
-            out.push(b':');
-            Value::Int(i64::from(node.port())).write(out);
+            match node.ip() {
+                Some(ip @ IpAddr::V4(_)) => {
+                    Value::Ip(ip).write(out);
+                    out.push(b':');
+                    Value::Int(i64::from(node.port())).write(out);
+                }
+                _ => out.extend_from_slice(node.to_string().as_bytes()),
+            }
         }
         out.push(b'"');
         number(out, "status", u64::from(tried.status));

@@ -1,6 +1,7 @@
 //! The upstream's part of an exchange: picking nodes, trying them, delivering the answer. APISIX request.md §3.8.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +14,15 @@ use crate::base::buf::Chunk;
 use crate::base::clock::{self, Tick};
 use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
-use crate::net::Wait;
+use crate::config::model::ProxyVersion;
+use crate::net::{Wait, tls};
 use crate::plugin::ctx::{BodyPlan, Source, Try};
 use crate::plugin::{Answer, Ctx, Phases};
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::proto::vars::Vars;
-use crate::proto::websocket;
+use crate::proto::{proxy_protocol, websocket};
 use crate::snapshot::{Route, Target};
-use crate::upstream::pool::{self, PoolId};
+use crate::upstream::pool::{self, PoolId, Stage, Way};
 use crate::upstream::spec::{Balance, HashKey};
 use crate::upstream::{Connection, Picked, Pools, Spec, Tried};
 
@@ -129,11 +131,27 @@ impl<'e> Exchange<'e> {
         let mut pools = self.core.pools.borrow_mut();
         let mut upstreams = self.core.upstreams.borrow_mut();
         let state = upstreams.of(spec, &mut pools, self.core.index)?;
-        let picked = state.pick(tried, &key)?;
+        let mut picked = state.pick(tried, &key)?;
+        if !spec.dial.is_plain() {
+            self.own_pool(ctx, spec, &mut picked, &mut pools);
+        }
         if !matches!(spec.balancer, Balance::RoundRobin | Balance::Chash(_)) {
             self.owed = state.owed(picked);
         }
         Some(picked)
+    }
+
+    /// The pool of connections that may carry this request: those with the same name, certificates and source.
+    #[cold]
+    fn own_pool(&self, ctx: &Ctx<'e>, spec: &Spec, picked: &mut Picked, pools: &mut Pools) {
+        let name = match &spec.dial.tls {
+            Some(_) => tls::server_name(outgoing::host_text(ctx, spec, picked.node)).into(),
+            None => Box::default(),
+        };
+        picked.pool = match spec.dial.proxy_protocol {
+            Some(_) => PoolId::NONE,
+            None => pools.of_kind(picked.address, pool::Kind { dial: spec.dial.digest(), name }),
+        };
     }
 
     fn takes_part(&self, phase: Phases) -> bool {
@@ -252,7 +270,7 @@ impl<'e> Exchange<'e> {
         let mut left = limits::TRIES_MAX;
         loop {
             let started = clock::now();
-            let error = match self.connect(ctx, picked, started, deadlines).await {
+            let error = match self.connect(ctx, spec, picked, started, deadlines).await {
                 Ok(up) => return Ok((picked, up)),
                 Err(error) => error,
             };
@@ -264,23 +282,42 @@ impl<'e> Exchange<'e> {
                 Some(next) => picked = next,
                 None => return Err(error),
             }
+            if !spec.dial.is_plain() {
+                self.own_pool(ctx, spec, &mut picked, &mut pools);
+            }
         }
     }
 
     async fn connect(
         &mut self,
         ctx: &mut Ctx<'e>,
+        spec: &'e Arc<Spec>,
         picked: Picked,
         started: Tick,
         deadlines: &Deadlines,
     ) -> Result<Box<Connection>, Error> {
-        let opened = Pools::open(&self.core.counters, picked.address, deadlines.upstream.connect).await;
+        let tls = match spec.dial.tls {
+            Some(_) => {
+                let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());
+                upstreams.of(spec, &mut pools, self.core.index).and_then(|state| state.tls())
+            }
+            None => None,
+        };
+        let name = tls::server_name(outgoing::host_text(ctx, spec, picked.node));
+        let introduction = spec.dial.proxy_protocol.map(|version| introduction(ctx, version));
+        let way =
+            Way { address: picked.address, source: spec.dial.source, introduction, tls: tls.as_ref().map(|tls| (tls, name)) };
+        let opened = Pools::open(&self.core.counters, way, deadlines.upstream.connect).await;
         clock::refresh();
-        opened.map_err(|error| {
-            let error = Error::from_io(Side::Upstream, &error).retryable(); // nothing was sent
-            let (status, reason) = match error.kind {
-                Kind::TimedOut => (504, Reason::UpstreamConnectTimeout),
-                _ => (502, Reason::UpstreamRefused),
+        opened.map_err(|(stage, cause)| {
+            let error = Error::from_io(Side::Upstream, &cause).retryable(); // nothing was sent
+            let (status, reason) = match (error.kind, stage) {
+                (Kind::TimedOut, _) => (504, Reason::UpstreamConnectTimeout),
+                (_, Stage::Connect) => (502, Reason::UpstreamRefused),
+                (_, Stage::Tls) => {
+                    crate::limited!(warn, "{}: TLS with {} failed: {cause}", spec.identity, picked.address);
+                    (502, Reason::UpstreamTls)
+                }
             };
             ctx.reason = reason;
             let spent = clock::now().since(started);
@@ -504,6 +541,18 @@ impl<'e> Exchange<'e> {
         pool::retire(up);
         After::Gone
     }
+}
+
+/// What a node is told of the client before anything else.
+fn introduction(ctx: &Ctx<'_>, version: ProxyVersion) -> Chunk {
+    let client = ctx.remote_ip().map(|ip| SocketAddr::new(ip, ctx.remote_port()));
+    let header = match version {
+        ProxyVersion::V1 => proxy_protocol::write_v1(client, ctx.conn.local),
+        ProxyVersion::V2 => proxy_protocol::write_v2(client, ctx.conn.local),
+    };
+    let mut out = Chunk::small();
+    crate::proto::h1::emit::put(&mut out, &header);
+    out
 }
 
 /// What consistent hashing hashes; the client's address where the key is absent. APISIX request.md §3.9.

@@ -53,8 +53,9 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
     let global = compiler.global();
     let (consumers, consumer_layers) = compiler.consumers();
     let Compiler { specs, faults, .. } = compiler;
-    let upstreams = specs.into_slots();
-    for PlacedFault { origin, fault, warning } in faults {
+    specs.certificates();
+    let (upstreams, upstream_faults) = specs.into_slots();
+    for PlacedFault { origin, fault, warning } in faults.into_iter().chain(upstream_faults) {
         let severity = if warning { Severity::Warning } else { Severity::Error };
         let told = report.inside(severity, &origin, &fault.pointer, fault.message);
         told.help = fault.help;

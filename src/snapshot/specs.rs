@@ -2,13 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Snapshot;
-use crate::config::model::{self, Model, NodeHost};
+use crate::config::model::{self, Model, NodeHost, Scheme};
+use crate::net::tls::{ClientPlan, Roots};
+use crate::plugin::ConfFault;
+use crate::plugin::chain::PlacedFault;
 use crate::upstream::names::Names;
-use crate::upstream::spec::Balance;
+use crate::upstream::spec::{Balance, Dial};
 use crate::upstream::{Node, Spec, health};
 
 /// Numbers for per-worker state that outlives epochs.
@@ -20,18 +24,31 @@ pub(super) struct Specs<'m> {
     names: &'m Names,
     old: HashMap<Arc<str>, Arc<Spec>>,
     made: RefCell<HashMap<Arc<str>, Arc<Spec>>>,
+    system: RefCell<Option<Result<Roots, String>>>, // read once, where something asks for it
+    faults: RefCell<Vec<PlacedFault>>,
 }
 
 impl<'m> Specs<'m> {
     pub(super) fn new(model: &'m Model, names: &'m Names, previous: Option<&Arc<Snapshot>>) -> Self {
         let old = previous.map(|snapshot| snapshot.upstreams.values()).into_iter().flatten();
         let old = old.map(|spec| (spec.identity.clone(), spec.clone())).collect();
-        Self { model, names, old, made: RefCell::default() }
+        Self { model, names, old, made: RefCell::default(), system: RefCell::default(), faults: RefCell::default() }
     }
 
-    /// All of them by slot.
-    pub(super) fn into_slots(self) -> HashMap<u32, Arc<Spec>> {
-        self.made.into_inner().into_values().map(|spec| (spec.slot, spec)).collect()
+    /// All of them by slot, and what is wrong with them.
+    pub(super) fn into_slots(self) -> (HashMap<u32, Arc<Spec>>, Vec<PlacedFault>) {
+        (self.made.into_inner().into_values().map(|spec| (spec.slot, spec)).collect(), self.faults.into_inner())
+    }
+
+    /// Says what is wrong with certificates that are shown to nodes, used or not.
+    pub(super) fn certificates(&self) {
+        for certificate in self.model.client_certificates.values() {
+            if let Err(why) = ClientPlan::new(None, Some((&certificate.cert, &certificate.key)), 0) {
+                let pointer = if why.contains("key") { "/key" } else { "/cert" };
+                let fault = ConfFault::at(pointer, why);
+                self.faults.borrow_mut().push(PlacedFault { origin: certificate.origin.clone(), fault, warning: false });
+            }
+        }
     }
 
     /// The slot of an upstream by identity; `None` where there is none.
@@ -46,25 +63,43 @@ impl<'m> Specs<'m> {
         if let Some(spec) = self.made.borrow().get(&upstream.identity) {
             return spec.clone();
         }
+        let digest = self.digest(upstream);
         let old = self.old.get(&upstream.identity);
-        let spec = match old.filter(|old| old.digest == upstream.origin.digest) {
+        let spec = match old.filter(|old| old.digest == digest) {
             Some(old) => old.clone(),
             None => {
                 let slot = old.map_or_else(|| UPSTREAM_SLOTS.fetch_add(1, Ordering::Relaxed), |old| old.slot);
-                Arc::new(self.new_spec(upstream, slot))
+                Arc::new(self.compile(upstream, slot, digest))
             }
         };
         self.made.borrow_mut().insert(upstream.identity.clone(), spec.clone());
         spec
     }
 
-    fn new_spec(&self, upstream: &model::Upstream, slot: u32) -> Spec {
+    /// Digest of all that it is compiled from.
+    fn digest(&self, upstream: &model::Upstream) -> u64 {
+        let certificate = upstream.tls.client_id.as_ref().and_then(|id| self.model.client_certificates.get(id));
+        match certificate {
+            None => upstream.origin.digest,
+            Some(certificate) => {
+                let mut hasher = DefaultHasher::new();
+                (upstream.origin.digest, certificate.origin.digest).hash(&mut hasher);
+                hasher.finish()
+            }
+        }
+    }
+
+    fn compile(&self, upstream: &model::Upstream, slot: u32, digest: u64) -> Spec {
         let node = |node: &model::Node| {
             let standard = node.port == upstream.scheme.default_port();
-            let authority = if standard { node.host.to_string() } else { format!("{}:{}", node.host, node.port) };
+            let authority = match &node.host {
+                NodeHost::Unix(_) => "localhost".to_owned(), // nginx's Host for a socket
+                host if standard => host.to_string(),
+                host => format!("{host}:{}", node.port),
+            };
             let name = match &node.host {
                 NodeHost::Name(name) => Some(self.names.entry(name)),
-                NodeHost::Ip(_) => None,
+                NodeHost::Ip(_) | NodeHost::Unix(_) => None,
             };
             let place = format!("{}:{}", node.host, node.port);
             let health = upstream.checks.is_some().then(|| health::of(&upstream.identity, &place));
@@ -75,7 +110,7 @@ impl<'m> Specs<'m> {
         Spec {
             slot,
             identity: upstream.identity.clone(),
-            digest: upstream.origin.digest,
+            digest,
             name: upstream.name.clone(),
             scheme: upstream.scheme,
             balancer: Balance::of(&upstream.balancer),
@@ -84,8 +119,66 @@ impl<'m> Specs<'m> {
             retry_timeout: upstream.retry_timeout,
             timeout: upstream.timeout,
             keepalive: upstream.keepalive,
+            dial: Dial { tls: self.tls(upstream), source: upstream.source, proxy_protocol: upstream.proxy_protocol },
             checks: upstream.checks.clone(),
+            probe_tls: self.probe_tls(upstream),
             nodes: upstream.nodes.iter().map(node).collect(),
+        }
+    }
+
+    fn tell(&self, upstream: &model::Upstream, pointer: String, why: String) {
+        let fault = ConfFault::at(pointer, why);
+        self.faults.borrow_mut().push(PlacedFault { origin: upstream.origin.clone(), fault, warning: false });
+    }
+
+    /// What verifies its nodes' certificates: its own authorities, or the system's. `asked` is what asks for them.
+    fn roots(&self, upstream: &model::Upstream, asked: &str) -> Option<Roots> {
+        let (roots, place) = match &upstream.tls.ca {
+            Some(pem) => (Roots::parse(pem), "/tls/ca_cert"),
+            None => (self.system.borrow_mut().get_or_insert_with(Roots::system).clone(), asked),
+        };
+        roots.map_err(|why| self.tell(upstream, place.to_owned(), why)).ok()
+    }
+
+    /// TLS of probes by `https`: verified unless that is switched off, without a certificate of ours. APISIX request.md §3.10.
+    fn probe_tls(&self, upstream: &model::Upstream) -> Option<ClientPlan> {
+        let verify = upstream.checks.as_ref()?.active.http.as_ref()?.tls?;
+        let roots = match verify {
+            true => Some(self.roots(upstream, "/checks/active")?),
+            false => None,
+        };
+        let plan = ClientPlan::new(roots.as_ref(), None, verify);
+        plan.map_err(|why| self.tell(upstream, "/checks/active".to_owned(), why)).ok()
+    }
+
+    /// How its nodes are spoken to over TLS; what is wrong with it becomes a fault.
+    fn tls(&self, upstream: &model::Upstream) -> Option<ClientPlan> {
+        if upstream.scheme != Scheme::Https {
+            return None;
+        }
+        let tls = &upstream.tls;
+        let tell = |pointer: &str, why: String| self.tell(upstream, format!("/tls/{pointer}"), why);
+        let roots = match tls.verify.unwrap_or(tls.ca.is_some()) {
+            true => Some(self.roots(upstream, "/tls/verify")?),
+            false => None,
+        };
+        let identity = match (&tls.client_id, &tls.client) {
+            (Some(id), _) => match self.model.client_certificates.get(id) {
+                Some(certificate) => Some((certificate.cert.as_str(), certificate.key.as_str())),
+                None => {
+                    tell("client_cert_id", format!("failed to get ssl cert: there is no ssl `{id}` of type `client`"));
+                    return None;
+                }
+            },
+            (None, client) => client.as_ref().map(|(cert, key)| (cert.as_str(), key.as_str())),
+        };
+        let digest_of = (tls.verify, &tls.ca, identity);
+        match ClientPlan::new(roots.as_ref(), identity, digest_of) {
+            Ok(plan) => Some(plan),
+            Err(why) => {
+                tell(if tls.client_id.is_some() { "client_cert_id" } else { "client_cert" }, why);
+                None
+            }
         }
     }
 }

@@ -4,15 +4,41 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::base::address::Address;
+use crate::base::buf::Chunk;
 use crate::base::clock::{self, Tick};
 use crate::base::count::Counters;
+use crate::base::limits;
 use crate::config::model::KeepalivePool;
+use crate::net::tls::Client;
 use crate::net::{Stream, Wait, connect, rt};
+
+/// How a connection is opened.
+pub struct Way<'w> {
+    /// To where.
+    pub address: Address,
+    /// From where, if it matters.
+    pub source: Option<IpAddr>,
+    /// What is sent first, before TLS: the client's address.
+    pub introduction: Option<Chunk>,
+    /// TLS, and the name of the host it is for.
+    pub tls: Option<(&'w Client, &'w [u8])>,
+}
+
+/// What failed while a connection was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The connection itself.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+}
 
 /// An upstream connection.
 pub struct Connection {
@@ -26,7 +52,7 @@ pub struct Connection {
 }
 
 /// Counts a connection as long as it lives.
-struct Open(std::sync::Arc<Counters>);
+struct Open(Arc<Counters>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -34,18 +60,40 @@ impl Drop for Open {
     }
 }
 
-/// Index of an address in [`Pools`].
-pub type PoolId = u32;
+/// A pool of [`Pools`]: its place, and the how-manieth pool in that place. A pool that is gone takes and gives nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolId {
+    at: u32,
+    turn: u32,
+}
+
+impl PoolId {
+    /// No pool: connections that nobody else may have.
+    pub const NONE: Self = Self { at: u32::MAX, turn: 0 };
+}
 
 /// All pools of a worker.
 #[derive(Default)]
 pub struct Pools {
     by_address: HashMap<Address, PoolId>,
+    by_kind: HashMap<(Address, Kind), PoolId>,
     pools: Vec<Pool>,
+    free: Vec<u32>, // places of pools that are gone
+}
+
+/// What makes connections to one address unfit for each other's requests, besides plain ones.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// Digest of how they are made.
+    pub dial: u64,
+    /// Name the TLS session is for; clients may choose it.
+    pub name: Box<[u8]>,
 }
 
 struct Pool {
     address: Address,
+    kind: Option<Kind>, // those with one go once they are empty
+    turn: u32,
     idle: Vec<Idle>,
 }
 
@@ -57,22 +105,54 @@ struct Idle {
 impl Pools {
     /// The pool of an address, made on first use.
     pub fn of(&mut self, address: Address) -> PoolId {
-        *self.by_address.entry(address).or_insert_with(|| {
-            self.pools.push(Pool { address, idle: Vec::new() });
-            (self.pools.len() - 1) as PoolId
-        })
+        if let Some(id) = self.by_address.get(&address) {
+            return *id;
+        }
+        let id = self.add(address, None);
+        self.by_address.insert(address, id);
+        id
+    }
+
+    /// The pool of an address and kind, made on first use; [`PoolId::NONE`] where there are too many kinds.
+    pub fn of_kind(&mut self, address: Address, kind: Kind) -> PoolId {
+        let key = (address, kind);
+        if let Some(id) = self.by_kind.get(&key) {
+            return *id;
+        }
+        if self.by_kind.len() >= limits::POOL_KINDS {
+            return PoolId::NONE;
+        }
+        let id = self.add(address, Some(key.1.clone()));
+        self.by_kind.insert(key, id);
+        id
+    }
+
+    fn add(&mut self, address: Address, kind: Option<Kind>) -> PoolId {
+        if let Some(at) = self.free.pop()
+            && let Some(pool) = self.pools.get_mut(at as usize)
+        {
+            let turn = pool.turn.wrapping_add(1);
+            *pool = Pool { address, kind, turn, idle: Vec::new() };
+            return PoolId { at, turn };
+        }
+        self.pools.push(Pool { address, kind, turn: 0, idle: Vec::new() });
+        PoolId { at: (self.pools.len() - 1) as u32, turn: 0 }
+    }
+
+    fn get(&mut self, id: PoolId) -> Option<&mut Pool> {
+        self.pools.get_mut(id.at as usize).filter(|pool| pool.turn == id.turn)
     }
 
     /// The idle connection used last. Its node may have closed it: [`Connection::is_quiet`] tells.
     pub fn take(&mut self, pool: PoolId) -> Option<Box<Connection>> {
-        let kept = self.pools.get_mut(pool as usize)?.idle.pop()?;
+        let kept = self.get(pool)?.idle.pop()?;
         kept.connection.stream.watch().disarm();
         Some(kept.connection)
     }
 
     /// Puts a connection back after a whole exchange. Over the pool's size the one idle longest goes.
     pub fn give(&mut self, pool: PoolId, mut connection: Box<Connection>, keep: &KeepalivePool) {
-        let Some(pool) = self.pools.get_mut(pool as usize) else { return retire(connection) };
+        let Some(pool) = self.get(pool) else { return retire(connection) };
         if connection.served >= keep.requests || keep.idle_timeout.is_zero() || !is_quiet(&mut connection.stream) {
             return retire(connection);
         }
@@ -86,12 +166,38 @@ impl Pools {
     /// Opens a connection to a node.
     ///
     /// # Errors
-    /// `TimedOut` when the deadline passed, else as the operating system gives them.
-    pub async fn open(counters: &std::sync::Arc<Counters>, address: Address, timeout: Duration) -> io::Result<Box<Connection>> {
+    /// `TimedOut` when the deadline passed, else as the operating system gives them; and at what.
+    pub async fn open(counters: &Arc<Counters>, way: Way<'_>, timeout: Duration) -> Result<Box<Connection>, (Stage, io::Error)> {
         counters.upstream_connects.add(1);
-        let stream = connect::connect(address.into(), timeout).await?;
+        let until = clock::now().after(timeout);
+        let mut stream = connect::connect(way.address, way.source, timeout).await.map_err(|error| (Stage::Connect, error))?;
         counters.upstream_connections.add(1);
-        Ok(Box::new(Connection { stream, address, served: 0, open: Rc::new(Open(counters.clone())) }))
+        let open = Rc::new(Open(counters.clone()));
+        if let Some(introduction) = way.introduction {
+            stream.watch().arm_at(Wait::Connect, until);
+            stream.send(introduction).await.map_err(|error| (Stage::Connect, error))?;
+        }
+        if let Some((client, name)) = way.tls {
+            stream.watch().arm_at(Wait::Connect, until);
+            let watch = stream.watch().clone();
+            stream = stream.secure(client, name, way.address.ip()).await.map_err(|error| match watch.fired() {
+                Some(_) => (Stage::Connect, io::ErrorKind::TimedOut.into()),
+                None => (Stage::Tls, error),
+            })?;
+        }
+        stream.watch().disarm();
+        Ok(Box::new(Connection { stream, address: way.address, served: 0, open }))
+    }
+
+    /// Forgets the pools that hold nothing and can't be found by an address alone.
+    fn forget(&mut self) {
+        for (at, pool) in self.pools.iter_mut().enumerate().filter(|(_, pool)| pool.idle.is_empty()) {
+            if let Some(kind) = pool.kind.take() {
+                self.by_kind.remove(&(pool.address, kind));
+                pool.turn = pool.turn.wrapping_add(1);
+                self.free.push(at as u32);
+            }
+        }
     }
 
     /// Lets go what has been idle for too long or was closed by its node. The worker's sweeper calls it about once a second.
@@ -106,6 +212,7 @@ impl Pools {
                 }
             }
         }
+        self.forget();
     }
 
     /// Lets go every idle connection to addresses that `keep` does not name any more.
@@ -131,7 +238,7 @@ fn is_quiet(stream: &mut Stream) -> bool {
 pub fn retire(connection: Box<Connection>) {
     let Connection { stream, open, .. } = *connection;
     drop(open);
-    if stream.receiving() || stream.sending() {
+    if stream.receiving() || stream.busy() {
         rt::spawn(stream.close());
     }
 }
@@ -143,7 +250,7 @@ impl Connection {
     }
 
     /// Receives, or goes on with the receive in flight.
-    pub fn poll_recv(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<crate::base::buf::Chunk>> {
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<Chunk>> {
         self.stream.poll_recv_sized(cx, size)
     }
 }

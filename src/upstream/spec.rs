@@ -1,11 +1,14 @@
 //! An upstream as an epoch compiles it: immutable, shared by all workers.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::Health;
 use super::names::Name;
-use crate::config::model::{Balancer, Checks, HashOn, KeepalivePool, NodeHost, PassHost, Scheme, Timeout};
+use crate::config::model::{Balancer, Checks, HashOn, KeepalivePool, NodeHost, PassHost, ProxyVersion, Scheme, Timeout};
+use crate::net::tls::ClientPlan;
 use crate::plugin::template::Template;
 use crate::proto::vars::Var;
 
@@ -34,10 +37,39 @@ pub struct Spec {
     pub timeout: Timeout,
     /// Idle connections.
     pub keepalive: KeepalivePool,
+    /// How connections to its nodes are made.
+    pub dial: Dial,
     /// How the health of its nodes is known.
     pub checks: Option<Arc<Checks>>,
+    /// TLS of its probes.
+    pub probe_tls: Option<ClientPlan>,
     /// The nodes, in file order.
     pub nodes: Vec<Node>,
+}
+
+/// How connections to nodes are made.
+#[derive(Debug, Default)]
+pub struct Dial {
+    /// TLS.
+    pub tls: Option<ClientPlan>,
+    /// Address to connect from.
+    pub source: Option<IpAddr>,
+    /// The node is told the client's address first; such a connection serves one client's request alone.
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+impl Dial {
+    /// Nothing but an address tells its connections apart.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none() && self.source.is_none() && self.proxy_protocol.is_none()
+    }
+
+    /// Equal digests mean connections that may be shared.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.tls.as_ref().map(|tls| tls.digest), self.source).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// How a node is picked, compiled.

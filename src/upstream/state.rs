@@ -14,6 +14,7 @@ use crate::base::address::Address;
 use crate::base::clock;
 use crate::base::limits;
 use crate::config::model::NodeHost;
+use crate::net::tls::{Client, ClientPlan};
 use crate::plugin::random;
 
 /// Upstreams of a worker by slot.
@@ -30,6 +31,7 @@ pub struct State {
     priorities: Vec<i64>,     // distinct, highest first
     rings: Vec<Ring>,         // as priorities, for consistent hashing
     tracks: Vec<Track>,       // as spec.nodes, for the balancers that look back
+    tls: Option<Client>,
     turn: usize,
     versions: u64, // sum of the names' versions
 }
@@ -136,6 +138,7 @@ impl State {
             priorities: Vec::new(),
             rings: Vec::new(),
             tracks: Vec::new(),
+            tls: spec.dial.tls.as_ref().map(ClientPlan::client),
             turn: usize::from(worker),
             versions: 0,
         };
@@ -161,6 +164,10 @@ impl State {
             self.tracks.get(at).cloned()
         };
         self.tracks = spec.nodes.iter().map(|node| track(node).unwrap_or_default()).collect();
+        let plan = |spec: &Spec| spec.dial.tls.as_ref().map(|plan| plan.digest);
+        if plan(&self.spec) != plan(spec) {
+            self.tls = spec.dial.tls.as_ref().map(ClientPlan::client);
+        }
         self.versions = versions(spec);
         self.endpoints = spec.nodes.iter().map(|node| endpoint(node, pools)).collect();
         self.priorities = spec.nodes.iter().map(|node| node.priority).collect();
@@ -217,6 +224,11 @@ impl State {
         None
     }
 
+    /// What it speaks TLS with.
+    pub fn tls(&self) -> Option<Client> {
+        self.tls.clone()
+    }
+
     /// What the exchange that got this node owes the balancer.
     pub fn owed(&self, picked: Picked) -> Owed {
         let Some(track) = self.tracks.get(usize::from(picked.node)) else { return Owed::Nothing };
@@ -266,6 +278,10 @@ fn endpoint(node: &Node, pools: &mut Pools) -> Endpoint {
         (address, pools.of(address))
     };
     let addresses = match (&node.host, &node.name) {
+        (NodeHost::Unix(path), _) => {
+            let address = Address::unix(path);
+            vec![(address, pools.of(address))]
+        }
         (NodeHost::Ip(ip), _) => vec![of(*ip)],
         (NodeHost::Name(_), Some(name)) => name.addresses().iter().map(|ip| of(*ip)).collect(),
         (NodeHost::Name(_), None) => Vec::new(),

@@ -42,6 +42,7 @@ reasons! {
     NoUpstream = "no_upstream": "The route has no upstream, or its upstream no usable node; 502 or 503.",
     UpstreamRefused = "upstream_refused": "The upstream node refused the connection or could not be reached; 502.",
     UpstreamConnectTimeout = "upstream_connect_timeout": "The upstream node did not accept the connection within timeout.connect; 504.",
+    UpstreamTls = "upstream_tls": "The TLS handshake with the upstream node failed, or its certificate was not accepted; 502. The error log has the cause.",
     UpstreamSendTimeout = "upstream_send_timeout": "The upstream node did not take the request: no byte within timeout.send; 504.",
     UpstreamReadTimeout = "upstream_read_timeout": "The upstream node was silent for timeout.read; 504, or a cut answer once the head was sent.",
     UpstreamClosed = "upstream_closed": "The upstream node closed or reset the connection before its head was whole; 502.",

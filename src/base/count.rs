@@ -30,6 +30,44 @@ impl Count {
     }
 }
 
+/// Limits that requests may meet, each counted by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// `gateway.limits.connections`
+    Connections,
+    /// `gateway.limits.memory`
+    Memory,
+    /// `limits.pending` of an upstream: too many wait.
+    Pending,
+    /// `limits.pending_timeout` of an upstream: one waited too long.
+    PendingTimeout,
+    /// `retry_budget` of an upstream.
+    RetryBudget,
+    /// Bytes of buffered bodies.
+    Buffering,
+    /// Copies of requests under way.
+    Mirrors,
+}
+
+impl Bound {
+    /// All of them, as they are numbered.
+    pub const ALL: [Self; 7] =
+        [Self::Connections, Self::Memory, Self::Pending, Self::PendingTimeout, Self::RetryBudget, Self::Buffering, Self::Mirrors];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Memory => "memory",
+            Self::Pending => "upstream_pending",
+            Self::PendingTimeout => "upstream_pending_timeout",
+            Self::RetryBudget => "retry_budget",
+            Self::Buffering => "buffering",
+            Self::Mirrors => "mirrors",
+        }
+    }
+}
+
 /// What one worker counts. Aligned so that no line is shared with another worker's.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -48,6 +86,10 @@ pub struct Counters {
     pub requests: Count,
     /// Exchanges by reason, indexed by `Reason as usize` (`proto::message::Reason::ALL`).
     pub reasons: [Count; limits::REASONS_MAX],
+    /// Limits that were met, indexed by `Bound as usize`.
+    pub bounds: [Count; Bound::ALL.len()],
+    /// Nodes put out for their failures.
+    pub ejections: Count,
     /// Upstream connections opened.
     pub upstream_connects: Count,
     /// Upstream connections now open, idle ones included.

@@ -2,7 +2,7 @@
 //! (apisix/resource-fields.md) and, for `gateway:`, design.md §5.
 
 use super::later::{CERT, KEY};
-use super::{checks, later};
+use super::{checks, later, policy};
 
 /// What a field may hold.
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +218,27 @@ pub(super) static UPSTREAM: Schema = ruled(
         f("keepalive_pool", Ty::Object(&KEEPALIVE_POOL), "", "Idle connections, per worker and node."),
         f("checks", Ty::Object(&checks::CHECKS), "", "Health checks."),
         f("tls", Ty::Object(&UPSTREAM_TLS), "", "TLS to the nodes, for `scheme: https`."),
+        f("sticky", Ty::Object(&policy::STICKY), "", "Ringway's own: a cookie keeps a client at its node."),
+        f(
+            "slow_start",
+            Ty::Duration,
+            "",
+            "Ringway's own: a node that joins or recovers gets its whole weight only after so long.",
+        ),
+        f("outlier", Ty::Object(&policy::OUTLIER), "", "Ringway's own: nodes that fail requests are left out for a while."),
+        f(
+            "panic_threshold",
+            Ty::Int(0, 100),
+            "0",
+            "Ringway's own: percent of nodes below which health is ignored; 0: only where none is well.",
+        ),
+        f(
+            "retry_budget",
+            Ty::ObjectOrOff(&policy::RETRY_BUDGET),
+            "on",
+            "Ringway's own: bounds how many requests are sent again, per worker.",
+        ),
+        f("limits", Ty::Object(&policy::BOUNDS), "", "Ringway's own: bounds of each node, per worker."),
         f("source_address", Ty::IpAddress, "", "Ringway's own: address to connect from."),
         f(
             "proxy_protocol",

@@ -10,6 +10,7 @@ mod gateway_read;
 mod later;
 pub mod load;
 pub mod model;
+mod policy;
 pub mod raw;
 mod read;
 pub mod report;

@@ -1,15 +1,21 @@
 //! The checked model: APISIX's resources as types. Fields, defaults and bounds: shared reference `apisix/resource-fields.md`.
 
+mod upstream;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::proto::message::MethodSet;
 use crate::route::expr::Expr;
+
+pub use upstream::{
+    ActiveCheck, Balancer, Bounds, Checks, ClientCertificate, HashOn, HttpProbe, KeepalivePool, Node, NodeBounds, NodeHost,
+    Outlier, PassHost, PassiveCheck, Policy, ProxyVersion, RetryBudget, SameSite, Scheme, Sticky, Timeout, TlsToNodes, Upstream,
+    split_identity,
+};
 
 /// An id in text form (numbers become text).
 pub type Id = Arc<str>;
@@ -43,11 +49,6 @@ pub struct Model {
     pub plugins_enabled: Option<Vec<String>>,
     /// `gateway.plugin_attr`, by plugin name, word for word.
     pub plugin_attr: BTreeMap<String, Value>,
-}
-
-/// Identity of an upstream that is written in place inside `traffic-split`: of which item, in which rule and entry of it.
-pub fn split_identity(item: &str, rule: usize, entry: usize) -> String {
-    format!("{item}/traffic-split/{rule}/{entry}")
 }
 
 /// Where an item came from, for messages, `explain` and locating a fault inside it.
@@ -136,300 +137,6 @@ pub struct Service {
     pub upstream: Option<Arc<Upstream>>,
     /// `enable_websocket`
     pub enable_websocket: Option<bool>,
-}
-
-/// `timeout`: all three are given together.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Timeout {
-    /// Until the connection is there.
-    pub connect: Duration,
-    /// Between two advances of sending.
-    pub send: Duration,
-    /// Between two advances of receiving.
-    pub read: Duration,
-}
-
-impl Default for Timeout {
-    fn default() -> Self {
-        let minute = Duration::from_secs(60);
-        Self { connect: minute, send: minute, read: minute }
-    }
-}
-
-/// An upstream. APISIX request.md §3.
-#[derive(Debug)]
-pub struct Upstream {
-    /// Identity that lasts over epochs: `upstreams/ID`, `routes/ID` or `services/ID` (where it is written).
-    pub identity: Arc<str>,
-    /// `id`, where it has one.
-    pub id: Option<Id>,
-    /// Place and digest.
-    pub origin: Origin,
-    /// `name`
-    pub name: Option<Arc<str>>,
-    /// `nodes`, in file order; may be empty (503 per request).
-    pub nodes: Vec<Node>,
-    /// `type`
-    pub balancer: Balancer,
-    /// `scheme`
-    pub scheme: Scheme,
-    /// `pass_host`, `upstream_host`
-    pub pass_host: PassHost,
-    /// `retries`; `None` is number of nodes - 1.
-    pub retries: Option<u32>,
-    /// `retry_timeout`; zero is none.
-    pub retry_timeout: Duration,
-    /// `timeout`
-    pub timeout: Timeout,
-    /// `keepalive_pool`
-    pub keepalive: KeepalivePool,
-    /// `checks`
-    pub checks: Option<Arc<Checks>>,
-    /// `tls`
-    pub tls: TlsToNodes,
-    /// `source_address`
-    pub source: Option<IpAddr>,
-    /// `proxy_protocol`
-    pub proxy_protocol: Option<ProxyVersion>,
-}
-
-/// `tls` of an upstream.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct TlsToNodes {
-    /// `verify`; where it is silent, a `ca_cert` means yes.
-    pub verify: Option<bool>,
-    /// `ca_cert`, PEM.
-    pub ca: Option<String>,
-    /// `client_cert` and `client_key`, PEM.
-    pub client: Option<(String, String)>,
-    /// `client_cert_id`: an `ssl` of type `client`.
-    pub client_id: Option<Id>,
-}
-
-impl std::fmt::Debug for TlsToNodes {
-    /// Keys stay out of logs.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsToNodes").field("verify", &self.verify).field("client_id", &self.client_id).finish_non_exhaustive()
-    }
-}
-
-/// Version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyVersion {
-    /// A line of text.
-    V1,
-    /// Binary.
-    V2,
-}
-
-/// An `ssl` of type `client`: what nodes are shown.
-pub struct ClientCertificate {
-    /// Place and digest.
-    pub origin: Origin,
-    /// `cert`, PEM.
-    pub cert: String,
-    /// `key`, PEM.
-    pub key: String,
-}
-
-impl std::fmt::Debug for ClientCertificate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClientCertificate").field("origin", &self.origin).finish_non_exhaustive()
-    }
-}
-
-/// How a node is picked. APISIX request.md §3.9.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Balancer {
-    /// Smooth weighted round robin.
-    #[default]
-    RoundRobin,
-    /// Consistent hashing of a key.
-    Chash(HashOn),
-    /// Fewest requests under way, by weight.
-    LeastConn,
-    /// Peak latency.
-    Ewma,
-}
-
-/// `hash_on` and `key`: what consistent hashing hashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashOn {
-    /// A variable.
-    Vars(String),
-    /// A request field.
-    Header(String),
-    /// A cookie.
-    Cookie(String),
-    /// The consumer's name.
-    Consumer,
-    /// A text with variables.
-    VarsCombinations(String),
-}
-
-/// `checks`: how the health of nodes is known. APISIX request.md §3.10.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checks {
-    /// Probes.
-    pub active: ActiveCheck,
-    /// Judging by what requests meet.
-    pub passive: Option<PassiveCheck>,
-}
-
-/// Probes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ActiveCheck {
-    /// What a probe is; `None` is a bare connection (`tcp`).
-    pub http: Option<HttpProbe>,
-    /// For connecting, and for each send and read.
-    pub timeout: Duration,
-    /// Probes of one upstream at once.
-    pub concurrency: usize,
-    /// Port to probe, where it is not the node's.
-    pub port: Option<u16>,
-    /// Time between probes of usable nodes; zero is never.
-    pub healthy_interval: Duration,
-    /// Time between probes of the others; zero is never.
-    pub unhealthy_interval: Duration,
-    /// When the state changes.
-    pub bounds: Bounds,
-}
-
-/// An HTTP probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpProbe {
-    /// Over TLS; whether certificates are verified.
-    pub tls: Option<bool>,
-    /// Host, where the node has no name.
-    pub host: Option<String>,
-    /// Method.
-    pub method: String,
-    /// Path.
-    pub path: String,
-    /// Body.
-    pub body: String,
-    /// Further field lines.
-    pub headers: Vec<String>,
-    /// Statuses that are successes.
-    pub healthy: Vec<u16>,
-    /// Statuses that are failures.
-    pub unhealthy: Vec<u16>,
-}
-
-/// Judging by what requests meet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassiveCheck {
-    /// Statuses that are successes.
-    pub healthy: Vec<u16>,
-    /// Statuses that are failures.
-    pub unhealthy: Vec<u16>,
-    /// When the state changes.
-    pub bounds: Bounds,
-}
-
-/// How often each verdict must be met before it changes the state; 0 disables it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Bounds {
-    /// Successes until healthy.
-    pub successes: u32,
-    /// HTTP failures until unhealthy.
-    pub http_failures: u32,
-    /// TCP failures until unhealthy.
-    pub tcp_failures: u32,
-    /// Timeouts until unhealthy.
-    pub timeouts: u32,
-}
-
-/// Protocol to the node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Scheme {
-    /// Cleartext HTTP/1.1.
-    #[default]
-    Http,
-    /// HTTP/1.1 over TLS.
-    Https,
-}
-
-impl Scheme {
-    /// Its name in a URL.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-
-    /// The port of a node that names none.
-    pub fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-}
-
-/// Which Host the upstream gets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum PassHost {
-    /// The client's.
-    #[default]
-    Pass,
-    /// The node's host, with its port unless standard.
-    Node,
-    /// This text.
-    Rewrite(String),
-}
-
-/// `keepalive_pool`
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct KeepalivePool {
-    /// Idle connections a worker keeps per node.
-    pub size: u32,
-    /// How long one may be idle.
-    pub idle_timeout: Duration,
-    /// Requests one may carry in all.
-    pub requests: u32,
-}
-
-impl Default for KeepalivePool {
-    fn default() -> Self {
-        Self { size: 320, idle_timeout: Duration::from_secs(60), requests: 1000 }
-    }
-}
-
-/// A node of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Address or name.
-    pub host: NodeHost,
-    /// Port; the scheme's where none is given.
-    pub port: u16,
-    /// Weight; 0 is never picked unless all are 0.
-    pub weight: u32,
-    /// Higher first; lower ones are used when the higher are used up.
-    pub priority: i64,
-}
-
-/// What a node's `host` is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodeHost {
-    /// A literal address.
-    Ip(IpAddr),
-    /// A name that the coordinator resolves.
-    Name(Arc<str>),
-    /// The path of a Unix socket.
-    Unix(Arc<str>),
-}
-
-impl std::fmt::Display for NodeHost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Ip(IpAddr::V4(ip)) => write!(f, "{ip}"),
-            Self::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
-            Self::Name(name) => f.write_str(name),
-            Self::Unix(path) => write!(f, "unix:{path}"),
-        }
-    }
 }
 
 /// A consumer. APISIX resources.md §1.5.

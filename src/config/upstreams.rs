@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::model::{Balancer, HashOn, KeepalivePool, PassHost, ProxyVersion, Scheme, TlsToNodes, Upstream, split_identity};
 use super::raw::{Kind, Node};
 use super::resources::{Builder, reference, text, timeout};
-use super::{checks, read, suggest};
+use super::{checks, policy, read, suggest};
 
 impl Builder<'_> {
     pub(super) fn upstream(&mut self, node: &Node, path: &str, file: u16, at: usize) {
@@ -44,6 +44,7 @@ impl Builder<'_> {
             checks: node.get("checks").and_then(checks::read).map(Arc::new),
             tls: node.get("tls").map(tls).unwrap_or_default(),
             source: node.get("source_address").and_then(Node::text).and_then(|text| text.parse().ok()),
+            policy: policy::read(node),
             proxy_protocol: match node.get("proxy_protocol").and_then(Node::text) {
                 Some("v1") => Some(ProxyVersion::V1),
                 Some("v2") => Some(ProxyVersion::V2),

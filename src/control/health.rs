@@ -42,7 +42,8 @@ struct Running {
 impl Checkers {
     /// Probes what a snapshot asks for: nodes that stay with unchanged checks go on as they are.
     pub fn follow(&mut self, snapshot: &Snapshot, shared: &Shared) {
-        let specs = checked(snapshot);
+        let mut specs: Vec<Arc<Spec>> = snapshot.upstreams.values().cloned().collect();
+        specs.sort_unstable_by_key(|spec| spec.slot);
         let mut left = std::mem::take(&mut self.running);
         for spec in &specs {
             let Some(checks) = &spec.checks else { continue };
@@ -61,15 +62,8 @@ impl Checkers {
             }
         }
         left.values().for_each(|running| running.task.abort());
-        shared.note_checked(specs);
+        shared.note_upstreams(specs);
     }
-}
-
-/// Upstreams with checks, in a lasting order.
-fn checked(snapshot: &Snapshot) -> Vec<Arc<Spec>> {
-    let mut specs: Vec<Arc<Spec>> = snapshot.upstreams.values().filter(|spec| spec.checks.is_some()).cloned().collect();
-    specs.sort_unstable_by_key(|spec| spec.slot);
-    specs
 }
 
 async fn probe_for_ever(spec: Arc<Spec>, at: usize, gate: Arc<Semaphore>) {

@@ -76,7 +76,7 @@ struct Inner {
     listeners: Vec<ListenerState>,
     reloads: Reloads,
     log_failures: u64,
-    checked: Vec<Arc<Spec>>,
+    upstreams: Vec<Arc<Spec>>,
 }
 
 impl Shared {
@@ -91,7 +91,7 @@ impl Shared {
             listeners: Vec::new(),
             reloads,
             log_failures: 0,
-            checked: Vec::new(),
+            upstreams: Vec::new(),
         };
         Self { fleet, hostname: crate::net::host::hostname(), started: Instant::now(), inner: Mutex::new(inner) }
     }
@@ -121,14 +121,19 @@ impl Shared {
         self.inner().listeners = listeners;
     }
 
-    /// Notes the upstreams whose nodes are probed.
-    pub fn note_checked(&self, checked: Vec<Arc<Spec>>) {
-        self.inner().checked = checked;
+    /// Notes the upstreams in use.
+    pub fn note_upstreams(&self, upstreams: Vec<Arc<Spec>>) {
+        self.inner().upstreams = upstreams;
+    }
+
+    /// The upstreams in use.
+    pub fn upstreams(&self) -> Vec<Arc<Spec>> {
+        self.inner().upstreams.clone()
     }
 
     /// The upstreams whose nodes are probed.
     pub fn checked(&self) -> Vec<Arc<Spec>> {
-        self.inner().checked.clone()
+        self.inner().upstreams.iter().filter(|spec| spec.checks.is_some()).cloned().collect()
     }
 
     /// Notes how many batches of access log were lost.

@@ -24,7 +24,7 @@ pub mod template;
 pub mod traffic_split;
 mod vars;
 
-pub use vars::{time_iso8601, time_local};
+pub use vars::{cookie, time_iso8601, time_local};
 
 use std::future::Future;
 use std::pin::Pin;

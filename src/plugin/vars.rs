@@ -250,7 +250,7 @@ fn field<'f>(fields: &'f Fields, name: &str) -> Option<Value<'f>> {
 }
 
 /// The last cookie of this name; its value ends at `;`, space or tab.
-fn cookie<'f>(fields: &'f Fields, name: &[u8]) -> Option<&'f [u8]> {
+pub fn cookie<'f>(fields: &'f Fields, name: &[u8]) -> Option<&'f [u8]> {
     let pairs = fields.all_known(Known::Cookie).flat_map(|line| line.split(|&byte| byte == b';'));
     let values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="));
     let last = values.last()?;

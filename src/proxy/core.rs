@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::base::count::Counters;
+use crate::base::count::{Bound, Counters};
 use crate::base::limits;
 use crate::plugin::chain::Merged;
 use crate::proto::message::Reason;
@@ -153,6 +153,13 @@ impl Core {
     /// Counts the end of an exchange.
     pub fn count(&self, reason: Reason) {
         if let Some(count) = self.counters.reasons.get(reason as usize) {
+            count.add(1);
+        }
+    }
+
+    /// Counts a limit that was met.
+    pub fn met(&self, bound: Bound) {
+        if let Some(count) = self.counters.bounds.get(bound as usize) {
             count.add(1);
         }
     }

@@ -18,7 +18,7 @@ use crate::proto::h1::HeadFault;
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::snapshot::{Route, Snapshot};
 use crate::upstream::health::Verdict;
-use crate::upstream::{Owed, Spec};
+use crate::upstream::{Node, Owed, Spec};
 
 /// What an exchange runs with.
 pub(super) struct Exchange<'e> {
@@ -29,7 +29,7 @@ pub(super) struct Exchange<'e> {
     pub(super) route: Option<&'e Arc<Route>>,
     pub(super) merged: Option<Rc<Merged>>,
     pub(super) forwarded_applied: bool,
-    /// The upstream, where what its nodes do to requests counts for their health.
+    /// The upstream, where what its nodes do to requests counts for whether they get more.
     pub(super) judges: Option<&'e Arc<Spec>>,
     /// What the balancer that picked the node wants to know at the end.
     pub(super) owed: Owed,
@@ -85,7 +85,7 @@ pub async fn refuse(
 
 impl<'e> Exchange<'e> {
     fn new(core: &'e Rc<Core>, view: &'e View, down: &'e mut Downstream, upload: Upload) -> Self {
-        let (route, merged, forwarded_applied, judges, owed) = (None, None, false, None, Owed::Nothing);
+        let (route, merged, forwarded_applied, judges, owed) = (None, None, false, None, Owed::default());
         Self { core, view, down, upload, route, merged, forwarded_applied, judges, owed }
     }
 
@@ -290,7 +290,7 @@ impl<'e> Exchange<'e> {
         if let Some(spec) = self.judges {
             self.judge(ctx, spec);
         }
-        if let Owed::Latency(latency) = &self.owed
+        if let Some(latency) = &self.owed.latency
             && let Some(last) = ctx.tries.last().filter(|last| last.header.is_some())
         {
             latency.note((last.connect + last.total).as_secs_f64(), clock::now());
@@ -312,6 +312,17 @@ impl Exchange<'_> {
     /// even where `passive` is not configured; here it must be.)
     #[cold]
     fn judge(&self, ctx: &Ctx<'_>, spec: &Arc<Spec>) {
+        if spec.policy.outlier.is_some() {
+            let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());
+            let Some(state) = upstreams.of(spec, &mut pools, self.core.index) else { return };
+            for tried in &ctx.tries {
+                if state.note(tried.index, tried.header.is_none() || tried.status >= 500) {
+                    self.core.counters.ejections.add(1);
+                    let node = spec.nodes.get(usize::from(tried.index)).map(Node::place).unwrap_or_default();
+                    crate::limited!(warn, "{}: node {node} is put out for its failures", spec.identity);
+                }
+            }
+        }
         let Some(passive) = spec.checks.as_ref().and_then(|checks| checks.passive.as_ref()) else { return };
         for tried in &ctx.tries {
             let verdict = match (tried.header, tried.status) {

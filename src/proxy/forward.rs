@@ -1,33 +1,27 @@
 //! The upstream's part of an exchange: picking nodes, trying them, delivering the answer. APISIX request.md §3.8.
 
-use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::attempt::{self, Deadlines};
+use super::attempt::Deadlines;
 use super::conn_h1::After;
-use super::exchange::{Exchange, cold, phase};
+use super::exchange::{Exchange, cold};
 use super::relay::{self, Download};
-use super::{outgoing, respond, upgrade};
+use super::{respond, upgrade};
 use crate::base::buf::Chunk;
-use crate::base::clock::{self, Tick};
+use crate::base::clock;
 use crate::base::error::{Error, Kind, Side};
-use crate::base::limits;
-use crate::config::model::ProxyVersion;
-use crate::net::{Wait, tls};
-use crate::plugin::ctx::{BodyPlan, Source, Try};
-use crate::plugin::{Answer, Ctx, Phases};
+use crate::net::Wait;
+use crate::plugin::ctx::{BodyPlan, Source};
+use crate::plugin::{Answer, Ctx, Phases, cookie};
 use crate::proto::message::{BodyShape, Known, Reason};
-use crate::proto::vars::Vars;
-use crate::proto::{proxy_protocol, websocket};
+use crate::proto::websocket;
 use crate::snapshot::{Route, Target};
-use crate::upstream::pool::{self, PoolId, Stage, Way};
-use crate::upstream::spec::{Balance, HashKey};
-use crate::upstream::{Connection, Picked, Pools, Spec, Tried};
+use crate::upstream::pool;
+use crate::upstream::sticky::Stickiness;
+use crate::upstream::{Connection, Picked, Spec};
 
 /// Why no connection with an answer's head came out of an upstream.
-enum Failure {
+pub(super) enum Failure {
     /// The upstream's side, after the last try.
     Upstream,
     /// The client's side.
@@ -36,6 +30,8 @@ enum Failure {
     Answer(Answer),
     /// No node could be picked.
     NoNode(u16),
+    /// A limit was met.
+    Overloaded,
 }
 
 impl<'e> Exchange<'e> {
@@ -53,7 +49,8 @@ impl<'e> Exchange<'e> {
                 return cold(self.answer(ctx, Answer::page(503))).await;
             }
         };
-        self.judges = spec.checks.as_ref().is_some_and(|checks| checks.passive.is_some()).then_some(spec);
+        let passive = spec.checks.as_ref().is_some_and(|checks| checks.passive.is_some());
+        self.judges = (passive || spec.policy.outlier.is_some()).then_some(spec);
         let timeouts = &self.view.snapshot.gateway.timeouts;
         let upstream = route.timeout.unwrap_or(spec.timeout);
         let deadlines = Deadlines { upstream, body: timeouts.body, send: timeouts.send };
@@ -75,282 +72,16 @@ impl<'e> Exchange<'e> {
                 ctx.reason = Reason::NoUpstream;
                 self.answer(ctx, Answer::page(status)).await
             }
+            Failure::Overloaded => {
+                ctx.reason = Reason::Overloaded;
+                self.answer(ctx, Answer::page(503)).await
+            }
             Failure::Upstream => {
                 ctx.source = Source::Proxy;
                 let status = ctx.tries.last().map_or(502, |last| last.status);
                 self.answer(ctx, Answer::page(status)).await
             }
         }
-    }
-
-    /// Tries nodes until one's answer begins.
-    async fn reach(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        spec: &'e Arc<Spec>,
-        websocket: bool,
-        deadlines: &Deadlines,
-    ) -> Result<(Picked, Box<Connection>), Failure> {
-        let begun = clock::now();
-        let mut tried = Tried::default();
-        let allowed = 1 + (spec.retries as usize).min(limits::TRIES_MAX - 1);
-        if ctx.request.expects_continue && !ctx.request.body.is_empty() {
-            cold(self.say_continue(ctx, deadlines)).await.map_err(Failure::Client)?;
-        }
-        loop {
-            let Some(picked) = self.pick(ctx, spec, &tried) else {
-                // A ring on which nobody has a point is APISIX's 502, an upstream without nodes its 503.
-                let hashes = matches!(spec.balancer, Balance::Chash(_)) && !spec.nodes.is_empty();
-                let status = if hashes { 502 } else { 503 };
-                return Err(if tried.count() == 0 { Failure::NoNode(status) } else { Failure::Upstream });
-            };
-            tried.note(picked.node);
-            self.core.counters.retries.add(u64::from(tried.count() > 1));
-            if self.takes_part(Phases::BEFORE_PROXY) {
-                self.before_proxy(ctx).await?;
-            }
-            let error = match self.try_node(ctx, spec, picked, websocket, deadlines).await {
-                Ok(reached) => return Ok(reached),
-                Err(error) => error,
-            };
-            if error.side == Side::Downstream {
-                return Err(Failure::Client(error));
-            }
-            let in_time = spec.retry_timeout.is_zero() || clock::now().since(begun) < spec.retry_timeout;
-            if !error.retry || tried.count() >= allowed || !in_time {
-                return Err(Failure::Upstream);
-            }
-        }
-    }
-
-    fn pick(&mut self, ctx: &Ctx<'e>, spec: &Arc<Spec>, tried: &Tried) -> Option<Picked> {
-        let key = match &spec.balancer {
-            Balance::Chash(key) => hash_key(ctx, key),
-            _ => Cow::Borrowed(&b""[..]),
-        };
-        let mut pools = self.core.pools.borrow_mut();
-        let mut upstreams = self.core.upstreams.borrow_mut();
-        let state = upstreams.of(spec, &mut pools, self.core.index)?;
-        let mut picked = state.pick(tried, &key)?;
-        if !spec.dial.is_plain() {
-            self.own_pool(ctx, spec, &mut picked, &mut pools);
-        }
-        if !matches!(spec.balancer, Balance::RoundRobin | Balance::Chash(_)) {
-            self.owed = state.owed(picked);
-        }
-        Some(picked)
-    }
-
-    /// The pool of connections that may carry this request: those with the same name, certificates and source.
-    #[cold]
-    fn own_pool(&self, ctx: &Ctx<'e>, spec: &Spec, picked: &mut Picked, pools: &mut Pools) {
-        let name = match &spec.dial.tls {
-            Some(_) => tls::server_name(outgoing::host_text(ctx, spec, picked.node)).into(),
-            None => Box::default(),
-        };
-        picked.pool = match spec.dial.proxy_protocol {
-            Some(_) => PoolId::NONE,
-            None => pools.of_kind(picked.address, pool::Kind { dial: spec.dial.digest(), name }),
-        };
-    }
-
-    fn takes_part(&self, phase: Phases) -> bool {
-        let mut some = false;
-        self.each_chain(|chain| some |= chain.has(phase));
-        some
-    }
-
-    async fn before_proxy(&mut self, ctx: &mut Ctx<'e>) -> Result<(), Failure> {
-        let merged = self.merged.clone();
-        let route = self.route.map(|route| &route.chain);
-        let global = &self.view.snapshot.global;
-        for chain in [Some(global), merged.as_deref().map(|merged| &merged.chain).or(route)].into_iter().flatten() {
-            if let Some(answer) = phase(chain, Phases::BEFORE_PROXY, ctx).await {
-                return Err(Failure::Answer(answer));
-            }
-        }
-        Ok(())
-    }
-
-    /// RFC 9110 §10.1.1: the body was asked to be waited for, and it is wanted.
-    async fn say_continue(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines) -> Result<(), Error> {
-        if ctx.request.fields.received().len() > ctx.request.head_bytes {
-            return Ok(()); // the client did not wait
-        }
-        let mut out = Chunk::small();
-        crate::proto::h1::emit::put(&mut out, b"HTTP/1.1 100 Continue\r\n\r\n");
-        ctx.sent.bytes += self.down.send(out, deadlines.send).await?;
-        Ok(())
-    }
-
-    /// One try at a node: a pooled connection if there is one, else a fresh one. A pooled one that turns out to be closed is
-    /// no try of its own, where the request may be repeated.
-    async fn try_node(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        spec: &'e Arc<Spec>,
-        mut picked: Picked,
-        websocket: bool,
-        deadlines: &Deadlines,
-    ) -> Result<(Picked, Box<Connection>), Error> {
-        let started = clock::now();
-        let mut look = true; // at the pool
-        loop {
-            let pooled = if look { self.pooled(picked.pool).await } else { None };
-            let was_pooled = pooled.is_some();
-            let mut up = match pooled {
-                Some(up) => up,
-                None => {
-                    let (at, up) = cold(self.connect_any(ctx, spec, picked, deadlines)).await?;
-                    picked = at;
-                    up
-                }
-            };
-            look = false;
-            let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
-            let sent_before = up.stream.sent();
-            let result = self.send_request(ctx, spec, picked, &mut up, was_pooled, websocket, deadlines).await;
-            let mut note = Try {
-                node: Some(picked.address),
-                index: picked.node,
-                status: ctx.response.status,
-                connect,
-                header: Some(clock::now().since(started)),
-                total: clock::now().since(started),
-                bytes_sent: up.stream.sent().wrapping_sub(sent_before),
-                bytes_received: ctx.response.head_bytes as u64,
-            };
-            let mut error = match result {
-                Ok(()) => {
-                    ctx.tries.push(note);
-                    return Ok((picked, up));
-                }
-                Err(error) => error,
-            };
-            let waited = up.stream.watch().fired();
-            pool::retire(up);
-            let repeatable = ctx.request.method.is_idempotent() && self.upload.replayable();
-            if error.side == Side::Upstream && error.retry && was_pooled && error.kind != Kind::TimedOut && repeatable {
-                continue;
-            }
-            error.retry &= repeatable;
-            if error.side == Side::Upstream {
-                (note.status, ctx.reason) = failed(&error, waited);
-                note.header = None;
-                ctx.tries.push(note);
-            }
-            return Err(error);
-        }
-    }
-
-    /// A connection out of the pool that its node has not closed.
-    async fn pooled(&self, pool: PoolId) -> Option<Box<Connection>> {
-        loop {
-            let taken = self.core.pools.borrow_mut().take(pool);
-            let Some(mut up) = taken else {
-                self.core.counters.pool_misses.add(1);
-                return None;
-            };
-            if up.is_quiet(limits::CHUNK_SMALL_BYTES).await {
-                self.core.counters.pool_hits.add(1);
-                return Some(up);
-            }
-            pool::retire(up);
-        }
-    }
-
-    /// Connects to the picked address, or where it can't be reached to the node's other ones.
-    async fn connect_any(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        spec: &'e Arc<Spec>,
-        mut picked: Picked,
-        deadlines: &Deadlines,
-    ) -> Result<(Picked, Box<Connection>), Error> {
-        let mut left = limits::TRIES_MAX;
-        loop {
-            let started = clock::now();
-            let error = match self.connect(ctx, spec, picked, started, deadlines).await {
-                Ok(up) => return Ok((picked, up)),
-                Err(error) => error,
-            };
-            let mut pools = self.core.pools.borrow_mut();
-            let mut upstreams = self.core.upstreams.borrow_mut();
-            let Some(state) = upstreams.of(spec, &mut pools, self.core.index) else { return Err(error) };
-            left = left.min(state.addresses_of(picked.node)).saturating_sub(1);
-            match state.next_address(picked).filter(|_| left > 0) {
-                Some(next) => picked = next,
-                None => return Err(error),
-            }
-            if !spec.dial.is_plain() {
-                self.own_pool(ctx, spec, &mut picked, &mut pools);
-            }
-        }
-    }
-
-    async fn connect(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        spec: &'e Arc<Spec>,
-        picked: Picked,
-        started: Tick,
-        deadlines: &Deadlines,
-    ) -> Result<Box<Connection>, Error> {
-        let tls = match spec.dial.tls {
-            Some(_) => {
-                let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());
-                upstreams.of(spec, &mut pools, self.core.index).and_then(|state| state.tls())
-            }
-            None => None,
-        };
-        let name = tls::server_name(outgoing::host_text(ctx, spec, picked.node));
-        let introduction = spec.dial.proxy_protocol.map(|version| introduction(ctx, version));
-        let way =
-            Way { address: picked.address, source: spec.dial.source, introduction, tls: tls.as_ref().map(|tls| (tls, name)) };
-        let opened = Pools::open(&self.core.counters, way, deadlines.upstream.connect).await;
-        clock::refresh();
-        opened.map_err(|(stage, cause)| {
-            let error = Error::from_io(Side::Upstream, &cause).retryable(); // nothing was sent
-            let (status, reason) = match (error.kind, stage) {
-                (Kind::TimedOut, _) => (504, Reason::UpstreamConnectTimeout),
-                (_, Stage::Connect) => (502, Reason::UpstreamRefused),
-                (_, Stage::Tls) => {
-                    crate::limited!(warn, "{}: TLS with {} failed: {cause}", spec.identity, picked.address);
-                    (502, Reason::UpstreamTls)
-                }
-            };
-            ctx.reason = reason;
-            let spent = clock::now().since(started);
-            ctx.tries.push(Try {
-                node: Some(picked.address),
-                index: picked.node,
-                status,
-                connect: spent,
-                header: None,
-                total: spent,
-                bytes_sent: 0,
-                bytes_received: 0,
-            });
-            error
-        })
-    }
-
-    async fn send_request(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        spec: &Spec,
-        picked: Picked,
-        up: &mut Connection,
-        awaited: bool,
-        websocket: bool,
-        deadlines: &Deadlines,
-    ) -> Result<(), Error> {
-        let mut out =
-            outgoing::write(ctx, spec, picked.node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
-        let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
-        self.upload.begin(behind_head, &mut out)?;
-        let gated = self.core.gates_receives();
-        attempt::run(ctx, self.down, up, &mut self.upload, out, deadlines, gated, awaited).await
     }
 
     /// Filters the head and relays the body.
@@ -364,6 +95,9 @@ impl<'e> Exchange<'e> {
     ) -> After {
         ctx.source = Source::Upstream;
         let head_at = clock::now();
+        if let Some(stickiness) = &spec.stickiness {
+            bind(ctx, stickiness, picked);
+        }
         self.filter_head(ctx);
         let filters = self.takes_part(Phases::BODY_FILTER);
         let (after, whole) = if relay::streams(ctx, filters) {
@@ -500,7 +234,7 @@ impl<'e> Exchange<'e> {
         &mut self,
         ctx: &mut Ctx<'e>,
         spec: &Spec,
-        _picked: Picked,
+        picked: Picked,
         mut up: Box<Connection>,
         websocket: bool,
         deadlines: &Deadlines,
@@ -512,6 +246,9 @@ impl<'e> Exchange<'e> {
         }
         ctx.source = Source::Upstream;
         ctx.response.body = BodyShape::None;
+        if let Some(stickiness) = &spec.stickiness {
+            bind(ctx, stickiness, picked);
+        }
         self.filter_head(ctx);
         let head = respond::write_upgrade(ctx);
         let behind = ctx.response.fields.received().filled().get(ctx.response.head_bytes..).unwrap_or_default();
@@ -543,33 +280,19 @@ impl<'e> Exchange<'e> {
     }
 }
 
-/// What a node is told of the client before anything else.
-fn introduction(ctx: &Ctx<'_>, version: ProxyVersion) -> Chunk {
-    let client = ctx.remote_ip().map(|ip| SocketAddr::new(ip, ctx.remote_port()));
-    let header = match version {
-        ProxyVersion::V1 => proxy_protocol::write_v1(client, ctx.conn.local),
-        ProxyVersion::V2 => proxy_protocol::write_v2(client, ctx.conn.local),
-    };
-    let mut out = Chunk::small();
-    crate::proto::h1::emit::put(&mut out, &header);
-    out
-}
-
-/// What consistent hashing hashes; the client's address where the key is absent. APISIX request.md §3.9.
-fn hash_key<'a>(ctx: &'a Ctx<'_>, key: &HashKey) -> Cow<'a, [u8]> {
-    let found = match key {
-        HashKey::Var(var) => ctx.var(var).map(|value| Cow::Owned(value.to_text().into_owned())),
-        HashKey::Consumer => ctx.consumer.as_ref().map(|consumer| Cow::Owned(consumer.username.as_bytes().to_vec())),
-        HashKey::Template(template) => template.resolves(ctx).then(|| Cow::Owned(template.render(ctx))),
-    };
-    found.unwrap_or_else(|| {
-        crate::limited!(warn, "chash_key fetch is nil, use default chash_key remote_addr: {}", ctx.remote_text());
-        Cow::Owned(ctx.remote_text().into_owned().into_bytes())
-    })
+/// Tells the client which node its session lies on now, where it does not know.
+#[cold]
+fn bind(ctx: &mut Ctx<'_>, stickiness: &Stickiness, picked: Picked) {
+    let node = usize::from(picked.node);
+    if cookie(&ctx.request.fields, &stickiness.cookie).and_then(|value| stickiness.node(value)) != Some(node)
+        && let Some(value) = stickiness.set_cookie(node)
+    {
+        ctx.response.fields.add(b"Set-Cookie", &value);
+    }
 }
 
 /// Status and reason of a failed try.
-fn failed(error: &Error, waited: Option<Wait>) -> (u16, Reason) {
+pub(super) fn failed(error: &Error, waited: Option<Wait>) -> (u16, Reason) {
     match (error.kind, waited) {
         (Kind::TimedOut, Some(Wait::Send)) => (504, Reason::UpstreamSendTimeout),
         (Kind::TimedOut, _) => (504, Reason::UpstreamReadTimeout),

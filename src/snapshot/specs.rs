@@ -13,6 +13,7 @@ use crate::plugin::ConfFault;
 use crate::plugin::chain::PlacedFault;
 use crate::upstream::names::Names;
 use crate::upstream::spec::{Balance, Dial};
+use crate::upstream::sticky::Stickiness;
 use crate::upstream::{Node, Spec, health};
 
 /// Numbers for per-worker state that outlives epochs.
@@ -122,6 +123,12 @@ impl<'m> Specs<'m> {
             dial: Dial { tls: self.tls(upstream), source: upstream.source, proxy_protocol: upstream.proxy_protocol },
             checks: upstream.checks.clone(),
             probe_tls: self.probe_tls(upstream),
+            is_simple: upstream.checks.is_none() && upstream.policy.is_simple(),
+            stickiness: upstream.policy.sticky.as_ref().map(|sticky| {
+                let places = upstream.nodes.iter().map(|node| format!("{}:{}", node.host, node.port));
+                Stickiness::new(sticky, &upstream.identity, places)
+            }),
+            policy: upstream.policy.clone(),
             nodes: upstream.nodes.iter().map(node).collect(),
         }
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::health::Health;
 use super::names::Name;
-use crate::config::model::{Balancer, Checks, HashOn, KeepalivePool, NodeHost, PassHost, ProxyVersion, Scheme, Timeout};
+use super::sticky::Stickiness;
+use crate::config::model::{Balancer, Checks, HashOn, KeepalivePool, NodeHost, PassHost, Policy, ProxyVersion, Scheme, Timeout};
 use crate::net::tls::ClientPlan;
 use crate::plugin::template::Template;
 use crate::proto::vars::Var;
@@ -43,6 +44,12 @@ pub struct Spec {
     pub checks: Option<Arc<Checks>>,
     /// TLS of its probes.
     pub probe_tls: Option<ClientPlan>,
+    /// What is Ringway's own: stickiness, slow start, outliers, budgets, bounds.
+    pub policy: Policy,
+    /// Its cookies.
+    pub stickiness: Option<Stickiness>,
+    /// Every node may be picked at any time: nothing watches or bounds them.
+    pub is_simple: bool,
     /// The nodes, in file order.
     pub nodes: Vec<Node>,
 }
@@ -136,6 +143,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// `host:port`
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
     /// Requests may go there, as far as its health is known.
     pub fn is_usable(&self) -> bool {
         self.health.as_ref().is_none_or(|health| health.state().is_usable())

@@ -2,20 +2,22 @@
 //! upstream's compiled form or a resolved name changed, which a request notices by comparing a pointer and a number.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
+use super::budget::Budget;
+use super::drains;
 use super::pick::chash::Ring;
-use super::pick::ewma::{self, Latency};
-use super::pick::least_conn::{self, Load, Underway};
-use super::pick::round_robin::{self, Share};
+use super::pick::ewma::Latency;
+use super::pick::round_robin::Share;
 use super::pool::{PoolId, Pools};
 use super::spec::{Balance, Node, Spec};
+use super::track::{Queue, Track, Underway};
 use crate::base::address::Address;
 use crate::base::clock;
 use crate::base::limits;
 use crate::config::model::NodeHost;
 use crate::net::tls::{Client, ClientPlan};
-use crate::plugin::random;
 
 /// Upstreams of a worker by slot.
 #[derive(Default)]
@@ -25,37 +27,31 @@ pub struct Upstreams {
 
 /// One upstream.
 pub struct State {
-    spec: Arc<Spec>,
-    endpoints: Vec<Endpoint>, // as spec.nodes
-    shares: Vec<Share>,       // as spec.nodes
-    priorities: Vec<i64>,     // distinct, highest first
-    rings: Vec<Ring>,         // as priorities, for consistent hashing
-    tracks: Vec<Track>,       // as spec.nodes, for the balancers that look back
+    pub(super) spec: Arc<Spec>,
+    pub(super) endpoints: Vec<Endpoint>, // as spec.nodes
+    pub(super) shares: Vec<Share>,       // as spec.nodes
+    pub(super) priorities: Vec<i64>,     // distinct, highest first
+    pub(super) rings: Vec<Ring>,         // as priorities, for consistent hashing
+    pub(super) tracks: Vec<Track>,       // as spec.nodes
+    pub(super) queue: Rc<Queue>,
+    pub(super) turn: usize,
+    budget: Budget,
     tls: Option<Client>,
-    turn: usize,
-    versions: u64, // sum of the names' versions
+    versions: u64, // sum of the names' versions and that of the drained nodes
 }
 
-/// What a balancer remembers of a node. Kept over epochs with the node.
-#[derive(Clone, Default)]
-struct Track {
-    load: Load,
-    latency: Latency,
-}
-
-/// What an exchange owes the balancer that picked its node.
-pub enum Owed {
-    /// Nothing: it does not look back.
-    Nothing,
+/// What an exchange owes the node that was picked for it.
+#[derive(Default)]
+pub struct Owed {
     /// The request counts at its node until this is dropped.
-    Underway(Underway),
+    pub underway: Option<Underway>,
     /// How long the answer took.
-    Latency(Latency),
+    pub latency: Option<Latency>,
 }
 
 #[derive(Default)]
-struct Endpoint {
-    addresses: Vec<(Address, PoolId)>,
+pub(super) struct Endpoint {
+    pub(super) addresses: Vec<(Address, PoolId)>,
     next: usize,
 }
 
@@ -138,13 +134,15 @@ impl State {
             priorities: Vec::new(),
             rings: Vec::new(),
             tracks: Vec::new(),
+            queue: Rc::default(),
+            budget: Budget::default(),
             tls: spec.dial.tls.as_ref().map(ClientPlan::client),
             turn: usize::from(worker),
             versions: 0,
         };
         state.reconcile(spec, pools);
         for _ in 0..usize::from(worker) % spec.nodes.len().max(1) {
-            state.pick(&Tried::default(), b""); // workers that start together do not all begin with the same node
+            drop(state.pick(&Tried::default(), b"", None)); // workers that start together do not all begin with the same node
         }
         state
     }
@@ -157,13 +155,16 @@ impl State {
             self.shares.get(at).map(|share| share.balance)
         };
         let balances: Vec<_> = spec.nodes.iter().map(|node| kept(node).unwrap_or(0)).collect();
-        self.shares = spec.nodes.iter().zip(balances).map(|(node, balance)| Share { weight: node.weight, balance }).collect();
+        let weight = |node: &Node| if drains::has(&spec.identity, &node.place()) { 0 } else { node.weight };
+        self.shares = spec.nodes.iter().zip(balances).map(|(node, balance)| Share { weight: weight(node), balance }).collect();
         let track = |node: &Node| {
             let same = |old: &Node| old.host == node.host && old.port == node.port;
             let at = self.spec.nodes.iter().position(same)?;
             self.tracks.get(at).cloned()
         };
-        self.tracks = spec.nodes.iter().map(|node| track(node).unwrap_or_default()).collect();
+        let joined = (!self.tracks.is_empty()).then(clock::now); // nodes that were there from the start are warm
+        let newcomer = || Track::new(&self.queue, joined);
+        self.tracks = spec.nodes.iter().map(|node| track(node).unwrap_or_else(newcomer)).collect();
         let plan = |spec: &Spec| spec.dial.tls.as_ref().map(|plan| plan.digest);
         if plan(&self.spec) != plan(spec) {
             self.tls = spec.dial.tls.as_ref().map(ClientPlan::client);
@@ -173,55 +174,8 @@ impl State {
         self.priorities = spec.nodes.iter().map(|node| node.priority).collect();
         self.priorities.sort_unstable_by(|a, b| b.cmp(a));
         self.priorities.dedup();
-        if !Arc::ptr_eq(&self.spec, spec) || self.rings.is_empty() {
-            self.rings = rings(spec, &self.priorities);
-        }
+        self.rings = rings(spec, &self.priorities, &self.shares);
         self.spec = spec.clone();
-    }
-
-    /// Picks a node that was not tried: the highest priority first, then as the balancer says (`key` is what consistent hashing
-    /// hashes). An upstream of one node gives it again.
-    pub fn pick(&mut self, tried: &Tried, key: &[u8]) -> Option<Picked> {
-        if let [endpoint] = self.endpoints.as_mut_slice() {
-            return endpoint.next(0);
-        }
-        // Where nobody is well, everybody is asked: an answer from a sick node is better than none.
-        let nobody = self.spec.checks.is_some() && !self.spec.nodes.iter().any(Node::is_usable);
-        for at in 0..self.priorities.len() {
-            let priority = self.priorities.get(at).copied()?;
-            let (nodes, endpoints) = (&self.spec.nodes, &self.endpoints);
-            let eligible = |node: usize| {
-                nodes.get(node).is_some_and(|node| node.priority == priority && (nobody || node.is_usable()))
-                    && endpoints.get(node).is_some_and(|endpoint| !endpoint.addresses.is_empty())
-                    && !tried.has(node)
-            };
-            let node = match &self.spec.balancer {
-                Balance::RoundRobin => round_robin::turn(&mut self.shares, eligible),
-                Balance::Chash(_) => {
-                    let ring = self.rings.get(at)?;
-                    ring.owner(key, |node| eligible(usize::from(node))).map(usize::from)
-                }
-                Balance::LeastConn => {
-                    self.turn = (self.turn + 1) % nodes.len();
-                    let tracks = self.tracks.iter().zip(nodes).enumerate().filter(|(at, _)| eligible(*at));
-                    let candidates = tracks.map(|(at, (track, node))| (at, node.weight, track.load.get()));
-                    least_conn::least(candidates, self.turn)
-                }
-                Balance::Ewma => {
-                    let all = || (0..nodes.len()).filter(|at| eligible(*at));
-                    let now = clock::now();
-                    let score = |nth: usize| {
-                        let track = all().nth(nth).and_then(|at| self.tracks.get(at));
-                        track.map_or(f64::MAX, |track| track.latency.score(now))
-                    };
-                    ewma::better_of_two(all().count(), random::next, score).and_then(|nth| all().nth(nth))
-                }
-            };
-            if let Some(node) = node {
-                return self.endpoints.get_mut(node)?.next(node);
-            }
-        }
-        None
     }
 
     /// What it speaks TLS with.
@@ -231,12 +185,38 @@ impl State {
 
     /// What the exchange that got this node owes the balancer.
     pub fn owed(&self, picked: Picked) -> Owed {
-        let Some(track) = self.tracks.get(usize::from(picked.node)) else { return Owed::Nothing };
-        match &self.spec.balancer {
-            Balance::RoundRobin | Balance::Chash(_) => Owed::Nothing,
-            Balance::LeastConn => Owed::Underway(track.load.enter()),
-            Balance::Ewma => Owed::Latency(track.latency.clone()),
+        let Some(track) = self.tracks.get(usize::from(picked.node)) else { return Owed::default() };
+        let counts = matches!(self.spec.balancer, Balance::LeastConn) || self.spec.policy.bounds.is_some();
+        Owed {
+            underway: counts.then(|| track.load.enter()),
+            latency: matches!(self.spec.balancer, Balance::Ewma).then(|| track.latency.clone()),
         }
+    }
+
+    /// Those who wait for a node, where there are some.
+    pub fn waiting(&self) -> Option<Rc<Queue>> {
+        (!self.queue.is_empty()).then(|| self.queue.clone())
+    }
+
+    /// A request came: it adds to what retries may use.
+    pub fn earn(&mut self) {
+        if let Some(policy) = &self.spec.policy.retry_budget {
+            self.budget.earn(policy);
+        }
+    }
+
+    /// A request that had been sent may be sent again.
+    pub fn may_retry(&mut self) -> bool {
+        self.spec.policy.retry_budget.as_ref().is_none_or(|policy| self.budget.take(policy, clock::now()))
+    }
+
+    /// A request failed at a node, or did not; true where the node is put out for it.
+    pub fn note(&mut self, node: u16, failed: bool) -> bool {
+        let Some(policy) = &self.spec.policy.outlier else { return false };
+        let now = clock::now();
+        let out = self.tracks.iter().filter(|track| track.is_out(now)).count() + 1;
+        let may_eject = out * 100 <= policy.max_ejected as usize * self.tracks.len();
+        self.tracks.get_mut(usize::from(node)).is_some_and(|track| track.note(failed, policy, now, may_eject))
     }
 
     /// The next address of a picked node, for a name that has several: one may be dead while another serves.
@@ -252,7 +232,7 @@ impl State {
 }
 
 impl Endpoint {
-    fn next(&mut self, node: usize) -> Option<Picked> {
+    pub(super) fn next(&mut self, node: usize) -> Option<Picked> {
         let (address, pool) = *self.addresses.get(self.next % self.addresses.len().max(1))?;
         self.next = self.next.wrapping_add(1);
         Some(Picked { node: u16::try_from(node).ok()?, address, pool })
@@ -260,14 +240,15 @@ impl Endpoint {
 }
 
 /// A ring for each priority, where the upstream hashes.
-fn rings(spec: &Spec, priorities: &[i64]) -> Vec<Ring> {
+fn rings(spec: &Spec, priorities: &[i64], shares: &[Share]) -> Vec<Ring> {
     if !matches!(spec.balancer, Balance::Chash(_)) {
         return Vec::new();
     }
-    let names: Vec<String> = spec.nodes.iter().map(|node| format!("{}:{}", node.host, node.port)).collect();
+    let names: Vec<String> = spec.nodes.iter().map(Node::place).collect();
     let ring = |priority: &i64| {
-        let nodes = spec.nodes.iter().zip(&names).enumerate().filter(|(_, (node, _))| node.priority == *priority);
-        Ring::new(nodes.filter_map(|(at, (node, name))| Some((u16::try_from(at).ok()?, name.as_str(), node.weight))))
+        let nodes = spec.nodes.iter().zip(&names).zip(shares).enumerate();
+        let nodes = nodes.filter(|(_, ((node, _), _))| node.priority == *priority);
+        Ring::new(nodes.filter_map(|(at, ((_, name), share))| Some((u16::try_from(at).ok()?, name.as_str(), share.weight))))
     };
     priorities.iter().map(ring).collect()
 }
@@ -291,5 +272,5 @@ fn endpoint(node: &Node, pools: &mut Pools) -> Endpoint {
 
 /// Changes whenever an answer for one of the names does: versions only grow.
 fn versions(spec: &Spec) -> u64 {
-    spec.nodes.iter().filter_map(|node| node.name.as_deref()).map(super::names::Name::version).sum()
+    spec.nodes.iter().filter_map(|node| node.name.as_deref()).map(super::names::Name::version).sum::<u64>() + drains::version()
 }

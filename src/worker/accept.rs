@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Event, ListenSocket};
+use crate::base::count::Bound;
 use crate::config::gateway::Listener;
 use crate::net::Stream;
 use crate::net::accept::Acceptor;
@@ -104,6 +105,7 @@ impl Listeners {
         core.counters.accepted.add(1);
         if core.open.get() >= core.connection_limit() {
             core.counters.refused.add(1);
+            core.met(Bound::Connections);
             core.count(Reason::Overloaded);
             stream.reset_on_close(); // a fast refusal; nothing was read
             return;

@@ -207,6 +207,13 @@ pub fn control(gateway: &Gateway, path: &str) -> String {
     http_get(gateway.control, path).unwrap()
 }
 
+/// Any request to the control address.
+pub fn control_with(gateway: &Gateway, method: &str, path: &str) -> Answer {
+    let mut client = Client::connect(gateway.control);
+    client.send(format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+    client.answer()
+}
+
 /// A client's connection.
 pub struct Client {
     pub stream: TcpStream,

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use serde_json::{Value as Json, json};
 
 use super::health;
@@ -18,6 +18,7 @@ use super::metrics::{self, Exposition, apisix};
 use super::schemas;
 use super::status::Shared;
 use crate::config::model::Model;
+use crate::upstream::drains;
 
 /// Serves the Control API until the process ends. The socket is non-blocking.
 ///
@@ -60,6 +61,8 @@ pub async fn serve(socket: TcpListener, shared: Arc<Shared>) -> std::io::Result<
             get(async |shared: State<Arc<Shared>>| answer(StatusCode::OK, &health::page(&shared.checked()))),
         )
         .route("/v1/healthcheck/{kind}/{id}", get(healthcheck))
+        .route("/v1/drains", get(async || answer(StatusCode::OK, &drained())))
+        .route("/v1/drains/{kind}/{id}/{node}", put(drain).delete(undrain))
         .route("/v1/schema", get(async || answer(StatusCode::OK, &schemas::control())))
         .route("/v1/ringway", get(async |shared: State<Arc<Shared>>| answer(StatusCode::OK, &shared.page())));
     if uri.starts_with('/') && uri != "/metrics" {
@@ -99,6 +102,39 @@ async fn healthcheck(State(shared): State<Arc<Shared>>, Path((kind, id)): Path<(
     match health::one(&shared.checked(), &format!("{kind}/{id}")) {
         Some(checker) => answer(StatusCode::OK, &checker),
         None => answer(StatusCode::NOT_FOUND, &json!({"error_msg": format!("no checker for {kind}[{id}]")})),
+    }
+}
+
+/// Nodes that are drained.
+fn drained() -> Json {
+    let all = drains::all().into_iter().map(|(upstream, node)| json!({"upstream": format!("/{upstream}"), "node": node}));
+    Json::Array(all.collect())
+}
+
+/// A node gets no new sessions any more; those bound to it stay.
+async fn drain(State(shared): State<Arc<Shared>>, path: Path<(String, String, String)>) -> Response {
+    set_drained(&shared, path, true)
+}
+
+/// It gets them again.
+async fn undrain(State(shared): State<Arc<Shared>>, path: Path<(String, String, String)>) -> Response {
+    set_drained(&shared, path, false)
+}
+
+fn set_drained(shared: &Shared, Path((kind, id, place)): Path<(String, String, String)>, drained: bool) -> Response {
+    let identity = format!("{kind}/{id}");
+    let upstreams = shared.upstreams();
+    let node =
+        upstreams.iter().find(|spec| *spec.identity == *identity).map(|spec| spec.nodes.iter().any(|node| node.place() == place));
+    match node {
+        None => answer(StatusCode::NOT_FOUND, &json!({"error_msg": format!("no upstream in use at {identity}")})),
+        Some(false) if drained => answer(StatusCode::NOT_FOUND, &json!({"error_msg": format!("{identity} has no node {place}")})),
+        Some(_) => {
+            if drains::set(&identity, &place, drained) {
+                tracing::warn!("{identity}: node {place} {}", if drained { "is drained" } else { "serves again" });
+            }
+            answer(StatusCode::OK, &json!({"upstream": format!("/{identity}"), "node": place, "drained": drained}))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::text::{Exposition, Kind};
-use crate::base::count::Counters;
+use crate::base::count::{Bound, Counters};
 use crate::control::fleet::Seat;
 use crate::control::status::Reloads;
 use crate::proto::message::Reason;
@@ -26,6 +26,7 @@ const COLUMNS: &[Column] = &[
     ("ringway_pool_hits_total", Kind::Counter, "Requests that found a pooled upstream connection.", |c| c.pool_hits.get()),
     ("ringway_pool_misses_total", Kind::Counter, "Requests that found no pooled upstream connection.", |c| c.pool_misses.get()),
     ("ringway_retries_total", Kind::Counter, "Upstream tries after the first.", |c| c.retries.get()),
+    ("ringway_ejections_total", Kind::Counter, "Nodes put out for their failures.", |c| c.ejections.get()),
     ("ringway_panics_total", Kind::Counter, "Tasks that panicked; each cost one connection.", |c| c.panics.get()),
     ("ringway_access_log_lines_total", Kind::Counter, "Access log lines written.", |c| c.log_lines.get()),
     ("ringway_access_log_dropped_total", Kind::Counter, "Access log lines dropped because the writer was behind.", |c| {
@@ -49,6 +50,10 @@ pub fn worker(page: &mut Exposition, seat: &Seat) {
     let help = "Longest time that taking a new epoch held the worker up since the last scrape.";
     page.number("ringway_epoch_switch_seconds_max", Kind::Gauge, help, &labels, switch);
     page.number("ringway_worker_epoch", Kind::Gauge, "Epoch that the worker has acknowledged.", &labels, seat.acked() as f64);
+    for (bound, count) in Bound::ALL.iter().zip(&seat.counters.bounds) {
+        let labels = [("worker", index.as_str()), ("limit", bound.name())];
+        page.number("ringway_limits_hit_total", Kind::Counter, "Limits that were met.", &labels, count.get() as f64);
+    }
     for (reason, count) in Reason::ALL.iter().zip(&seat.counters.reasons) {
         let labels = [("worker", index.as_str()), ("reason", reason.name())];
         let help = "Exchanges by the reason they ended for; ringway explain --reason NAME defines it.";

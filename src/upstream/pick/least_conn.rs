@@ -1,35 +1,5 @@
 //! Least connections: the node with the fewest requests of this worker under way, by weight. APISIX request.md §3.9.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
-/// Requests under way at one node.
-#[derive(Clone, Debug, Default)]
-pub struct Load(Rc<Cell<u32>>);
-
-/// Counts a request at its node until it is dropped.
-#[derive(Debug)]
-pub struct Underway(Load);
-
-impl Load {
-    /// One request more, until what is given back is dropped.
-    pub fn enter(&self) -> Underway {
-        self.0.set(self.0.get().saturating_add(1));
-        Underway(self.clone())
-    }
-
-    /// Requests under way.
-    pub fn get(&self) -> u32 {
-        self.0.get()
-    }
-}
-
-impl Drop for Underway {
-    fn drop(&mut self) {
-        self.0.0.set(self.0.0.get().saturating_sub(1));
-    }
-}
-
 /// The candidate with the lowest (1 + load) / weight; of equals the first from `start` on, so that they take turns. A
 /// weight of 0 is picked only where every candidate has it.
 pub fn least(candidates: impl Iterator<Item = (usize, u32, u32)> + Clone, start: usize) -> Option<usize> {
@@ -65,15 +35,5 @@ mod tests {
         assert_eq!(least_of(&[(0, 0), (1, 9)], 0), Some(1), "weight 0 waits");
         assert_eq!(least_of(&[(0, 1), (0, 0)], 0), Some(1), "unless there is nothing else");
         assert_eq!(least_of(&[], 0), None);
-    }
-
-    #[test]
-    fn a_request_counts_until_it_is_over() {
-        let load = Load::default();
-        let (one, two) = (load.enter(), load.enter());
-        assert_eq!(load.get(), 2);
-        drop(one);
-        drop(two);
-        assert_eq!(load.get(), 0);
     }
 }

@@ -1,0 +1,397 @@
+//! Reaching a node: picking one, connecting, sending the request, until an answer begins. APISIX request.md §3.8, §3.9.
+
+use std::borrow::Cow;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::attempt::{self, Deadlines};
+use super::exchange::{Exchange, cold, phase};
+use super::forward::{Failure, failed};
+use super::outgoing;
+use crate::base::buf::Chunk;
+use crate::base::clock::{self, Tick};
+use crate::base::count::Bound;
+use crate::base::error::{Error, Kind, Side};
+use crate::base::limits;
+use crate::config::model::ProxyVersion;
+use crate::net::{rt, tls};
+use crate::plugin::ctx::Try;
+use crate::plugin::{Ctx, Phases, cookie};
+use crate::proto::message::Reason;
+use crate::proto::proxy_protocol;
+use crate::proto::vars::Vars;
+use crate::upstream::pool::{self, PoolId, Stage, Way};
+use crate::upstream::spec::{Balance, HashKey};
+use crate::upstream::{Choice, Connection, Picked, Pools, Queue, Spec, Tried};
+
+impl<'e> Exchange<'e> {
+    /// Tries nodes until one's answer begins.
+    pub(super) async fn reach(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &'e Arc<Spec>,
+        websocket: bool,
+        deadlines: &Deadlines,
+    ) -> Result<(Picked, Box<Connection>), Failure> {
+        let begun = clock::now();
+        let mut tried = Tried::default();
+        let allowed = 1 + (spec.retries as usize).min(limits::TRIES_MAX - 1);
+        if ctx.request.expects_continue && !ctx.request.body.is_empty() {
+            cold(self.say_continue(ctx, deadlines)).await.map_err(Failure::Client)?;
+        }
+        loop {
+            let picked = match self.pick(ctx, spec, &tried, false) {
+                Choice::Node(picked) => picked,
+                Choice::Full(queue) => cold(self.wait_for_node(ctx, spec, &tried, &queue)).await?,
+                Choice::Nobody => return Err(nobody(spec, &tried)),
+            };
+            tried.note(picked.node);
+            self.core.counters.retries.add(u64::from(tried.count() > 1));
+            if self.takes_part(Phases::BEFORE_PROXY) {
+                self.before_proxy(ctx).await?;
+            }
+            let error = match self.try_node(ctx, spec, picked, websocket, deadlines).await {
+                Ok(reached) => return Ok(reached),
+                Err(error) => error,
+            };
+            if error.side == Side::Downstream {
+                return Err(Failure::Client(error));
+            }
+            let in_time = spec.retry_timeout.is_zero() || clock::now().since(begun) < spec.retry_timeout;
+            if !error.retry || tried.count() >= allowed || !in_time || !self.may_retry(ctx, spec) {
+                return Err(Failure::Upstream);
+            }
+        }
+    }
+
+    /// `called`: it waited for its turn, others do not go first.
+    fn pick(&mut self, ctx: &Ctx<'e>, spec: &Arc<Spec>, tried: &Tried, called: bool) -> Choice {
+        let key = match &spec.balancer {
+            Balance::Chash(key) => hash_key(ctx, key),
+            _ => Cow::Borrowed(&b""[..]),
+        };
+        let stickiness = spec.stickiness.as_ref();
+        let bound = stickiness.and_then(|sticky| sticky.node(cookie(&ctx.request.fields, &sticky.cookie)?));
+        let mut pools = self.core.pools.borrow_mut();
+        let mut upstreams = self.core.upstreams.borrow_mut();
+        let Some(state) = upstreams.of(spec, &mut pools, self.core.index) else { return Choice::Nobody };
+        if tried.count() == 0 && !called {
+            state.earn();
+            if let Some(queue) = state.waiting() {
+                return Choice::Full(queue);
+            }
+        }
+        let mut choice = state.pick(tried, &key, bound);
+        if let Choice::Node(picked) = &mut choice {
+            if !spec.dial.is_plain() {
+                self.own_pool(ctx, spec, picked, &mut pools);
+            }
+            if !matches!(spec.balancer, Balance::RoundRobin | Balance::Chash(_)) || spec.policy.bounds.is_some() {
+                self.owed = state.owed(*picked);
+            }
+        }
+        choice
+    }
+
+    /// Waits until a node is below its limit, behind those who came before.
+    async fn wait_for_node(
+        &mut self,
+        ctx: &Ctx<'e>,
+        spec: &Arc<Spec>,
+        tried: &Tried,
+        queue: &Rc<Queue>,
+    ) -> Result<Picked, Failure> {
+        let Some(bounds) = &spec.policy.bounds else { return Err(nobody(spec, tried)) };
+        if queue.len() >= bounds.pending {
+            self.core.met(Bound::Pending);
+            return Err(Failure::Overloaded);
+        }
+        let mut late = pin!(rt::sleep(bounds.pending_timeout));
+        let mut first = false;
+        loop {
+            let place = queue.join(first);
+            let gated = self.core.gates_receives();
+            let down = &mut *self.down;
+            let called = poll_fn(|cx| {
+                if place.poll(cx).is_ready() {
+                    return Poll::Ready(Ok(true));
+                }
+                if let Poll::Ready(error) = down.poll_gone(cx, gated) {
+                    return Poll::Ready(Err(error));
+                }
+                late.as_mut().poll(cx).map(|()| Ok(false))
+            });
+            if !called.await.map_err(Failure::Client)? {
+                self.core.met(Bound::PendingTimeout);
+                return Err(Failure::Overloaded);
+            }
+            match self.pick(ctx, spec, tried, true) {
+                Choice::Node(picked) => return Ok(picked),
+                Choice::Full(_) => first = true, // somebody was faster
+                Choice::Nobody => return Err(nobody(spec, tried)),
+            }
+        }
+    }
+
+    /// Nothing had been sent, or the budget has a retry left.
+    fn may_retry(&self, ctx: &Ctx<'e>, spec: &Arc<Spec>) -> bool {
+        if ctx.tries.last().is_none_or(|last| last.bytes_sent == 0) {
+            return true;
+        }
+        let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());
+        let may = upstreams.of(spec, &mut pools, self.core.index).is_none_or(|state| state.may_retry());
+        if !may {
+            self.core.met(Bound::RetryBudget);
+        }
+        may
+    }
+
+    /// The pool of connections that may carry this request: those with the same name, certificates and source.
+    #[cold]
+    fn own_pool(&self, ctx: &Ctx<'e>, spec: &Spec, picked: &mut Picked, pools: &mut Pools) {
+        let name = match &spec.dial.tls {
+            Some(_) => tls::server_name(outgoing::host_text(ctx, spec, picked.node)).into(),
+            None => Box::default(),
+        };
+        picked.pool = match spec.dial.proxy_protocol {
+            Some(_) => PoolId::NONE,
+            None => pools.of_kind(picked.address, pool::Kind { dial: spec.dial.digest(), name }),
+        };
+    }
+
+    pub(super) fn takes_part(&self, phase: Phases) -> bool {
+        let mut some = false;
+        self.each_chain(|chain| some |= chain.has(phase));
+        some
+    }
+
+    async fn before_proxy(&mut self, ctx: &mut Ctx<'e>) -> Result<(), Failure> {
+        let merged = self.merged.clone();
+        let route = self.route.map(|route| &route.chain);
+        let global = &self.view.snapshot.global;
+        for chain in [Some(global), merged.as_deref().map(|merged| &merged.chain).or(route)].into_iter().flatten() {
+            if let Some(answer) = phase(chain, Phases::BEFORE_PROXY, ctx).await {
+                return Err(Failure::Answer(answer));
+            }
+        }
+        Ok(())
+    }
+
+    /// RFC 9110 §10.1.1: the body was asked to be waited for, and it is wanted.
+    async fn say_continue(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines) -> Result<(), Error> {
+        if ctx.request.fields.received().len() > ctx.request.head_bytes {
+            return Ok(()); // the client did not wait
+        }
+        let mut out = Chunk::small();
+        crate::proto::h1::emit::put(&mut out, b"HTTP/1.1 100 Continue\r\n\r\n");
+        ctx.sent.bytes += self.down.send(out, deadlines.send).await?;
+        Ok(())
+    }
+
+    /// One try at a node: a pooled connection if there is one, else a fresh one. A pooled one that turns out to be closed is
+    /// no try of its own, where the request may be repeated.
+    async fn try_node(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &'e Arc<Spec>,
+        mut picked: Picked,
+        websocket: bool,
+        deadlines: &Deadlines,
+    ) -> Result<(Picked, Box<Connection>), Error> {
+        let started = clock::now();
+        let mut look = true; // at the pool
+        loop {
+            let pooled = if look { self.pooled(picked.pool).await } else { None };
+            let was_pooled = pooled.is_some();
+            let mut up = match pooled {
+                Some(up) => up,
+                None => {
+                    let (at, up) = cold(self.connect_any(ctx, spec, picked, deadlines)).await?;
+                    picked = at;
+                    up
+                }
+            };
+            look = false;
+            let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
+            let sent_before = up.stream.sent();
+            let result = self.send_request(ctx, spec, picked, &mut up, was_pooled, websocket, deadlines).await;
+            let mut note = Try {
+                node: Some(picked.address),
+                index: picked.node,
+                status: ctx.response.status,
+                connect,
+                header: Some(clock::now().since(started)),
+                total: clock::now().since(started),
+                bytes_sent: up.stream.sent().wrapping_sub(sent_before),
+                bytes_received: ctx.response.head_bytes as u64,
+            };
+            let mut error = match result {
+                Ok(()) => {
+                    ctx.tries.push(note);
+                    return Ok((picked, up));
+                }
+                Err(error) => error,
+            };
+            let waited = up.stream.watch().fired();
+            pool::retire(up);
+            let repeatable = ctx.request.method.is_idempotent() && self.upload.replayable();
+            if error.side == Side::Upstream && error.retry && was_pooled && error.kind != Kind::TimedOut && repeatable {
+                continue;
+            }
+            error.retry &= repeatable;
+            if error.side == Side::Upstream {
+                (note.status, ctx.reason) = failed(&error, waited);
+                note.header = None;
+                ctx.tries.push(note);
+            }
+            return Err(error);
+        }
+    }
+
+    /// A connection out of the pool that its node has not closed.
+    async fn pooled(&self, pool: PoolId) -> Option<Box<Connection>> {
+        loop {
+            let taken = self.core.pools.borrow_mut().take(pool);
+            let Some(mut up) = taken else {
+                self.core.counters.pool_misses.add(1);
+                return None;
+            };
+            if up.is_quiet(limits::CHUNK_SMALL_BYTES).await {
+                self.core.counters.pool_hits.add(1);
+                return Some(up);
+            }
+            pool::retire(up);
+        }
+    }
+
+    /// Connects to the picked address, or where it can't be reached to the node's other ones.
+    async fn connect_any(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &'e Arc<Spec>,
+        mut picked: Picked,
+        deadlines: &Deadlines,
+    ) -> Result<(Picked, Box<Connection>), Error> {
+        let mut left = limits::TRIES_MAX;
+        loop {
+            let started = clock::now();
+            let error = match self.connect(ctx, spec, picked, started, deadlines).await {
+                Ok(up) => return Ok((picked, up)),
+                Err(error) => error,
+            };
+            let mut pools = self.core.pools.borrow_mut();
+            let mut upstreams = self.core.upstreams.borrow_mut();
+            let Some(state) = upstreams.of(spec, &mut pools, self.core.index) else { return Err(error) };
+            left = left.min(state.addresses_of(picked.node)).saturating_sub(1);
+            match state.next_address(picked).filter(|_| left > 0) {
+                Some(next) => picked = next,
+                None => return Err(error),
+            }
+            if !spec.dial.is_plain() {
+                self.own_pool(ctx, spec, &mut picked, &mut pools);
+            }
+        }
+    }
+
+    async fn connect(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &'e Arc<Spec>,
+        picked: Picked,
+        started: Tick,
+        deadlines: &Deadlines,
+    ) -> Result<Box<Connection>, Error> {
+        let tls = match spec.dial.tls {
+            Some(_) => {
+                let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());
+                upstreams.of(spec, &mut pools, self.core.index).and_then(|state| state.tls())
+            }
+            None => None,
+        };
+        let name = tls::server_name(outgoing::host_text(ctx, spec, picked.node));
+        let introduction = spec.dial.proxy_protocol.map(|version| introduction(ctx, version));
+        let way =
+            Way { address: picked.address, source: spec.dial.source, introduction, tls: tls.as_ref().map(|tls| (tls, name)) };
+        let opened = Pools::open(&self.core.counters, way, deadlines.upstream.connect).await;
+        clock::refresh();
+        opened.map_err(|(stage, cause)| {
+            let error = Error::from_io(Side::Upstream, &cause).retryable(); // nothing was sent
+            let (status, reason) = match (error.kind, stage) {
+                (Kind::TimedOut, _) => (504, Reason::UpstreamConnectTimeout),
+                (_, Stage::Connect) => (502, Reason::UpstreamRefused),
+                (_, Stage::Tls) => {
+                    crate::limited!(warn, "{}: TLS with {} failed: {cause}", spec.identity, picked.address);
+                    (502, Reason::UpstreamTls)
+                }
+            };
+            ctx.reason = reason;
+            let spent = clock::now().since(started);
+            ctx.tries.push(Try {
+                node: Some(picked.address),
+                index: picked.node,
+                status,
+                connect: spent,
+                header: None,
+                total: spent,
+                bytes_sent: 0,
+                bytes_received: 0,
+            });
+            error
+        })
+    }
+
+    async fn send_request(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        spec: &Spec,
+        picked: Picked,
+        up: &mut Connection,
+        awaited: bool,
+        websocket: bool,
+        deadlines: &Deadlines,
+    ) -> Result<(), Error> {
+        let mut out =
+            outgoing::write(ctx, spec, picked.node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
+        let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
+        self.upload.begin(behind_head, &mut out)?;
+        let gated = self.core.gates_receives();
+        attempt::run(ctx, self.down, up, &mut self.upload, out, deadlines, gated, awaited).await
+    }
+}
+
+/// The answer where no node can be picked: a ring on which nobody has a point is APISIX's 502, an upstream without nodes its 503.
+fn nobody(spec: &Spec, tried: &Tried) -> Failure {
+    let hashes = matches!(spec.balancer, Balance::Chash(_)) && !spec.nodes.is_empty();
+    let status = if hashes { 502 } else { 503 };
+    if tried.count() == 0 { Failure::NoNode(status) } else { Failure::Upstream }
+}
+
+/// What a node is told of the client before anything else.
+fn introduction(ctx: &Ctx<'_>, version: ProxyVersion) -> Chunk {
+    let client = ctx.remote_ip().map(|ip| SocketAddr::new(ip, ctx.remote_port()));
+    let header = match version {
+        ProxyVersion::V1 => proxy_protocol::write_v1(client, ctx.conn.local),
+        ProxyVersion::V2 => proxy_protocol::write_v2(client, ctx.conn.local),
+    };
+    let mut out = Chunk::small();
+    crate::proto::h1::emit::put(&mut out, &header);
+    out
+}
+
+/// What consistent hashing hashes; the client's address where the key is absent. APISIX request.md §3.9.
+fn hash_key<'a>(ctx: &'a Ctx<'_>, key: &HashKey) -> Cow<'a, [u8]> {
+    let found = match key {
+        HashKey::Var(var) => ctx.var(var).map(|value| Cow::Owned(value.to_text().into_owned())),
+        HashKey::Consumer => ctx.consumer.as_ref().map(|consumer| Cow::Owned(consumer.username.as_bytes().to_vec())),
+        HashKey::Template(template) => template.resolves(ctx).then(|| Cow::Owned(template.render(ctx))),
+    };
+    found.unwrap_or_else(|| {
+        crate::limited!(warn, "chash_key fetch is nil, use default chash_key remote_addr: {}", ctx.remote_text());
+        Cow::Owned(ctx.remote_text().into_owned().into_bytes())
+    })
+}

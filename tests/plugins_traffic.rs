@@ -71,3 +71,121 @@ fn an_upstream_inside_a_plugin_is_checked_like_any_other() {
     }
     assert_eq!(upstream.connections.load(Ordering::SeqCst), 0);
 }
+
+#[test]
+fn answers_are_coded_for_clients_that_take_them_so() {
+    let page = "<p>all the same</p>".repeat(2000);
+    let body = page.clone();
+    let upstream = Upstream::start(move |mut peer| {
+        while let Some(request) = peer.request() {
+            let kind = if request.head.contains("/image") { "image/png" } else { "text/html; charset=utf-8" };
+            let more = if request.head.contains("/fixed") { "Cache-Control: max-age=5, no-transform\r\n" } else { "" };
+            if request.head.contains("/pieces") {
+                peer.send(format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n").as_bytes());
+                for piece in body.as_bytes().chunks(7001) {
+                    peer.send(format!("{:x}\r\n", piece.len()).as_bytes());
+                    peer.send(piece);
+                    peer.send(b"\r\n");
+                }
+                peer.send(b"0\r\n\r\n");
+            } else {
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{more}ETag: \"x\"\r\nAccept-Ranges: bytes\r\nContent-Length: {}\r\n\r\n",
+                    body.len()
+                );
+                peer.send(&[head.as_bytes(), if request.head.starts_with("HEAD") { b"" } else { body.as_bytes() }].concat());
+            }
+        }
+    });
+    let get = |gateway: &Gateway, method: &str, path: &str, accept: &str| {
+        let mut client = gateway.connect();
+        client.send(format!("{method} {path} HTTP/1.1\r\nHost: a\r\nAccept-Encoding: {accept}\r\n\r\n").as_bytes());
+        client.answer_to(method)
+    };
+    for driver in drivers() {
+        let resources = format!(
+            "routes: [{{uri: /*, upstream: {}, plugins: {{gzip: {{vary: true}}, brotli: {{}}}}}},\n  {{uri: /twice, upstream: {}, plugins: \
+             {{gzip: {{}}, response-rewrite: {{filters: [{{regex: same, replace: other, scope: global}}]}}}}}}]",
+            upstream.nodes(),
+            upstream.nodes()
+        );
+        let gateway = Gateway::start(driver, "", &resources);
+        for path in ["/", "/pieces"] {
+            let coded = get(&gateway, "GET", path, "gzip");
+            assert_eq!((coded.header("content-encoding"), coded.header("vary")), (Some("gzip"), Some("Accept-Encoding")));
+            assert_eq!((coded.header("content-length"), coded.whole), (None, true));
+            assert!(coded.body.len() < page.len() / 10 && unzip(&coded.body) == page.as_bytes());
+            let coded = get(&gateway, "GET", path, "gzip, br;q=0.9");
+            assert_eq!(coded.header("content-encoding"), Some("br"), "brotli goes first");
+            let mut plain = Vec::new();
+            std::io::Read::read_to_end(&mut brotli::Decompressor::new(&*coded.body, 4096), &mut plain).unwrap();
+            assert!(plain == page.as_bytes());
+        }
+        let coded = get(&gateway, "GET", "/", "gzip");
+        assert_eq!((coded.header("etag"), coded.header("accept-ranges")), (Some("W/\"x\""), None));
+        for (method, path, accept) in [
+            ("GET", "/", "identity"),
+            ("GET", "/", "gzip;q=0"),
+            ("GET", "/image", "gzip, br"),
+            ("GET", "/fixed", "gzip"),
+            ("HEAD", "/", "gzip"),
+        ] {
+            let plain = get(&gateway, method, path, accept);
+            assert_eq!(plain.header("content-encoding"), None, "{method} {path} {accept}");
+            assert_eq!(plain.header("content-length"), Some(page.len().to_string().as_str()), "as it came");
+            assert!(method == "HEAD" || plain.body == page.as_bytes());
+        }
+        let both = get(&gateway, "GET", "/twice", "gzip");
+        assert_eq!(unzip(&both.body), page.replace("same", "other").as_bytes(), "coded after it was rewritten");
+    }
+}
+
+fn unzip(body: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(body), &mut plain).unwrap();
+    plain
+}
+
+#[test]
+fn a_stream_stays_a_stream_under_gzip_and_an_upload_goes_on() {
+    // The upstream answers each piece of the upload before the next one is sent: nothing may be held back on either way.
+    let upstream = Upstream::start(|mut peer| {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.extend(peer.client.exactly(1));
+        }
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for _ in 0..5 {
+            let piece = peer.client.exactly(4);
+            peer.send(b"4\r\n");
+            peer.send(&piece);
+            peer.send(b"\r\n");
+        }
+        peer.send(b"0\r\n\r\n");
+    });
+    for driver in drivers() {
+        let gateway = Gateway::start(
+            driver,
+            "",
+            &format!("routes: [{{uri: /*, upstream: {}, plugins: {{gzip: {{}}}}}}]", upstream.nodes()),
+        );
+        let mut client = gateway.connect();
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\nContent-Length: 20\r\n\r\n");
+        let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+        let mut seen = Vec::new();
+        for round in 0..5 {
+            client.send(b"abcd");
+            if round == 0 {
+                let head = client.head();
+                assert!(head.contains("Content-Encoding: gzip"), "{head}");
+            }
+            while decoder.get_ref().len() < 4 * (round + 1) {
+                let chunk = client.chunk().expect("a piece");
+                std::io::Write::write_all(&mut decoder, &chunk).unwrap();
+                std::io::Write::flush(&mut decoder).unwrap();
+            }
+            seen = decoder.get_ref().clone();
+        }
+        assert_eq!(seen, b"abcd".repeat(5));
+    }
+}

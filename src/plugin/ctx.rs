@@ -52,6 +52,8 @@ pub struct Ctx<'e> {
     pub request_bytes: u64,
     /// The id that `request-id` gave the request or found in it.
     pub named_id: Option<Vec<u8>>,
+    /// What codes the response's body, and for which instance.
+    pub coder: Option<(usize, Box<dyn super::compress::Coder>)>,
     /// Slot of the upstream that a plugin chose in place of the route's.
     pub upstream: Option<u32>,
     /// Longest body that a plugin allows here, in place of the gateway's limit; 0 is no limit.
@@ -157,6 +159,8 @@ pub enum BodyPlan {
     /// It streams.
     #[default]
     Stream,
+    /// It streams piece by piece through `body_filter` and its coding.
+    Filter,
     /// It is collected up to a bound and filtered once.
     Collect(usize),
     /// It is dropped and this goes out instead.
@@ -256,6 +260,7 @@ impl<'e> Ctx<'e> {
             reason: Reason::Internal,
             request_bytes: 0,
             named_id: None,
+            coder: None,
             upstream: None,
             body_limit: None,
             request_id: std::cell::OnceCell::new(),
@@ -315,8 +320,15 @@ impl Ctx<'_> {
 
     /// The response's body is collected up to `limit` bytes and given to `body_filter` once. Call in `header_filter`.
     pub fn collect_body(&mut self, limit: usize) {
-        if matches!(self.body_plan, BodyPlan::Stream) {
+        if matches!(self.body_plan, BodyPlan::Stream | BodyPlan::Filter) {
             self.body_plan = BodyPlan::Collect(limit);
+        }
+    }
+
+    /// The response's body goes through `body_filter` piece by piece. Call in `header_filter`.
+    pub fn filter_body(&mut self) {
+        if matches!(self.body_plan, BodyPlan::Stream) {
+            self.body_plan = BodyPlan::Filter;
         }
     }
 

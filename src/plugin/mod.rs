@@ -3,6 +3,7 @@
 pub mod api_breaker;
 pub mod chain;
 pub mod client_control;
+pub mod compress;
 pub mod conf;
 pub mod consumers;
 pub mod cors;
@@ -51,6 +52,8 @@ impl Phases {
     pub const BODY_FILTER: Self = Self(16);
     /// After the exchange.
     pub const LOG: Self = Self(32);
+    /// The response's content coding, when all else about it is settled.
+    pub const CODING: Self = Self(64);
 
     /// Both sets.
     pub const fn and(self, other: Self) -> Self {
@@ -96,9 +99,15 @@ pub trait Plugin: Send + Sync {
     /// Phase `header_filter`: `ctx.response` is the head that will be sent.
     fn header_filter(&self, _ctx: &mut Ctx<'_>) {}
 
-    /// Phase `body_filter`: may change `data` in place. Called per piece, `last` with the final one (which may be empty);
-    /// once with the whole body if some plugin called [`Ctx::collect_body`].
+    /// Phase `body_filter`, which takes place if the plugin called [`Ctx::filter_body`] or [`Ctx::collect_body`]: may change
+    /// `data` in place. Called per piece, `last` with the final one (which may be empty); once with a collected body.
     fn body_filter(&self, _ctx: &mut Ctx<'_>, _data: &mut Vec<u8>, _last: bool) {}
+
+    /// The head's part of a content coding, after every `header_filter`: whether it shall be, and its fields.
+    fn code_head(&self, _ctx: &mut Ctx<'_>) {}
+
+    /// The body's part of a content coding, after every `body_filter`.
+    fn code_body(&self, _ctx: &mut Ctx<'_>, _data: &mut Vec<u8>, _last: bool) {}
 
     /// Phase `log`.
     fn log(&self, _ctx: &Ctx<'_>) {}

@@ -5,7 +5,7 @@ use serde_json::Value as Json;
 use super::conf::{self, Field, Shape, field};
 use super::known::NOT_YET;
 use super::{Build, ConfFault};
-use super::{api_breaker, client_control, cors, fault_injection, ip_restriction, key_auth, prometheus};
+use super::{api_breaker, client_control, compress, cors, fault_injection, ip_restriction, key_auth, prometheus};
 use super::{proxy_rewrite, real_ip, redirect, request_id, response_rewrite, traffic_split};
 use crate::config::nearest;
 
@@ -75,6 +75,8 @@ static ALL: &[Registered] = &[
         api_breaker::build,
     ),
     plugin("proxy-rewrite", 1008, "rewrite", "Changes what the upstream gets.", proxy_rewrite::FIELDS, proxy_rewrite::build),
+    plugin("brotli", 996, "coding", "Codes responses with Brotli.", compress::BROTLI_FIELDS, compress::build_brotli),
+    plugin("gzip", 995, "coding", "Codes responses with gzip.", compress::GZIP_FIELDS, compress::build_gzip),
     plugin("traffic-split", 966, "access", "Divides requests between upstreams.", traffic_split::FIELDS, traffic_split::build),
     plugin("redirect", 900, "rewrite", "Answers with a redirect.", redirect::FIELDS, redirect::build),
     plugin(

@@ -188,7 +188,7 @@ impl Plugin for ResponseRewrite {
         match ctx.coding() {
             "" | "identity" => {}
             "gzip" | "x-gzip" => decode(flate2::read::MultiGzDecoder::new(&*data.clone()), data, self.limit),
-            "br" => decode(brotli_decompressor::Decompressor::new(&*data.clone(), 4096), data, self.limit),
+            "br" => decode(brotli::Decompressor::new(&*data.clone(), 4096), data, self.limit),
             other => {
                 tracing::warn!(coding = other, "filters can't read this Content-Encoding; the body is passed as it is");
                 return;

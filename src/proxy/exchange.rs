@@ -208,6 +208,7 @@ impl<'e> Exchange<'e> {
         }
         ctx.sent.status = ctx.response.status;
         self.each_chain(|chain| chain.run_header_filter(ctx));
+        self.each_chain(|chain| chain.run_header_coding(ctx));
         ctx.sent.status = ctx.response.status;
     }
 
@@ -221,8 +222,14 @@ impl<'e> Exchange<'e> {
         if let BodyPlan::Replace(other) = std::mem::take(&mut ctx.body_plan) {
             body = other;
         }
-        self.each_chain(|chain| chain.run_body_filter(ctx, &mut body, true));
+        self.filter_body(ctx, &mut body);
         self.send_whole(ctx, &body).await
+    }
+
+    /// A whole body through the plugins.
+    pub(super) fn filter_body(&self, ctx: &mut Ctx<'e>, data: &mut Vec<u8>) {
+        self.each_chain(|chain| chain.run_body_filter(ctx, data, true));
+        self.each_chain(|chain| chain.run_body_coding(ctx, data, true));
     }
 
     /// Sends `ctx.response` with a body that is whole.

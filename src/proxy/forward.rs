@@ -5,14 +5,16 @@ use std::sync::Arc;
 use super::attempt::Deadlines;
 use super::conn_h1::After;
 use super::exchange::{Exchange, cold};
-use super::relay::{self, Download};
+use super::reframe::Framing;
+use super::relay::{self, Download, Filter};
+use super::respond::Manner;
 use super::{respond, upgrade};
 use crate::base::buf::Chunk;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Side};
 use crate::net::Wait;
 use crate::plugin::ctx::{BodyPlan, Source};
-use crate::plugin::{Answer, Ctx, Phases, cookie};
+use crate::plugin::{Answer, Ctx, cookie};
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::proto::websocket;
 use crate::snapshot::{Route, Target};
@@ -99,11 +101,9 @@ impl<'e> Exchange<'e> {
             bind(ctx, stickiness, picked);
         }
         self.filter_head(ctx);
-        let filters = self.takes_part(Phases::BODY_FILTER);
-        let (after, whole) = if relay::streams(ctx, filters) {
-            self.deliver_streaming(ctx, &mut up, deadlines).await
-        } else {
-            cold(self.deliver_changed(ctx, &mut up, filters, deadlines)).await
+        let (after, whole) = match ctx.body_plan {
+            BodyPlan::Stream => self.deliver_streaming(ctx, &mut up, deadlines).await,
+            _ => cold(self.deliver_changed(ctx, &mut up, deadlines)).await,
         };
         if let Some(last) = ctx.tries.last_mut() {
             last.total += clock::now().since(head_at);
@@ -125,31 +125,36 @@ impl<'e> Exchange<'e> {
             Ok(body) => body,
             Err(error) => return (cold(self.bad_gateway(ctx, error)).await, false),
         };
-        let streamed = relay::stream(ctx, self.down, up, &mut self.upload, &mut body, manner.framing, out, deadlines).await;
+        let upload = &mut self.upload;
+        let streamed = relay::stream(ctx, self.down, up, upload, &mut body, manner.framing, None, out, deadlines).await;
         ctx.sent.body_bytes = body.data;
+        self.delivered(ctx, up, &manner, &body, streamed)
+    }
+
+    /// How it went, after the head was sent.
+    fn delivered(
+        &self,
+        ctx: &mut Ctx<'e>,
+        up: &Connection,
+        manner: &Manner,
+        body: &Download,
+        streamed: Result<(), Error>,
+    ) -> (After, bool) {
         if let Some(last) = ctx.tries.last_mut() {
             last.bytes_received += body.received;
         }
-        let whole = body.whole && !body.excess;
         match streamed {
             Ok(()) => {
                 ctx.reason = Reason::Done;
                 let keep = manner.keep_alive && self.upload.sent_whole();
-                (if keep { After::Keep } else { After::Close }, whole)
+                (if keep { After::Keep } else { After::Close }, body.whole && !body.excess)
             }
             Err(error) => (self.cut(ctx, error, up), false),
         }
     }
 
     /// Bodies that plugins replace, collect or filter.
-    async fn deliver_changed(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        up: &mut Connection,
-        filters: bool,
-        deadlines: &Deadlines,
-    ) -> (After, bool) {
-        use super::reframe::Framing;
+    async fn deliver_changed(&mut self, ctx: &mut Ctx<'e>, up: &mut Connection, deadlines: &Deadlines) -> (After, bool) {
         let mut first = Chunk::small();
         let mut body = match Download::begin(ctx, Framing::Plain, &mut first) {
             Ok(body) => body,
@@ -157,24 +162,21 @@ impl<'e> Exchange<'e> {
         };
         let plan = std::mem::take(&mut ctx.body_plan);
         ctx.reason = Reason::Done;
-        let collected = match plan {
-            BodyPlan::Replace(other) => Some(Ok(other)),
+        let mut data = match plan {
+            BodyPlan::Replace(other) => other,
             BodyPlan::Collect(limit) => {
-                up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
-                Some(relay::collect(up, &mut body, std::mem::take(&mut first), limit).await)
-            }
-            BodyPlan::Stream => None,
-        };
-        match collected {
-            Some(Ok(mut data)) => {
-                if filters {
-                    self.each_chain(|chain| chain.run_body_filter(ctx, &mut data, true));
+                let first = std::mem::take(&mut first);
+                let upload = &mut self.upload;
+                match relay::collect(self.down, up, upload, &mut body, first, limit, deadlines).await {
+                    Ok(data) => data,
+                    Err(error) if error.side == Side::Downstream => return (self.body_failed(ctx, error).await, false),
+                    Err(error) => return (self.bad_gateway(ctx, error).await, false),
                 }
-                (self.send_whole(ctx, &data).await, body.whole && !body.excess)
             }
-            Some(Err(error)) => (self.bad_gateway(ctx, error).await, false),
-            None => self.deliver_filtered(ctx, up, body, first, deadlines).await,
-        }
+            BodyPlan::Filter | BodyPlan::Stream => return self.deliver_filtered(ctx, up, body, first, deadlines).await,
+        };
+        self.filter_body(ctx, &mut data);
+        (self.send_whole(ctx, &data).await, body.whole && !body.excess)
     }
 
     async fn deliver_filtered(
@@ -189,21 +191,12 @@ impl<'e> Exchange<'e> {
         let manner = respond::manner(ctx, keep, None, true);
         let head = respond::write(ctx, &manner, super::core::date().as_bytes());
         let merged = self.merged.clone();
-        let route = self.route.map(|route| &route.chain);
-        let own = merged.as_deref().map(|merged| &merged.chain).or(route);
-        let chains: Vec<_> = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
-        match self.down.send(head, deadlines.send).await {
-            Ok(bytes) => ctx.sent.bytes += bytes,
-            Err(error) => return (self.client_failed(ctx, error), false),
-        }
-        if manner.bodyless {
-            return (if manner.keep_alive { After::Keep } else { After::Close }, body.whole && !body.excess);
-        }
-        let sent = relay::filtered(ctx, &chains, self.down, up, &mut body, manner.framing, first, deadlines).await;
-        match sent {
-            Ok(()) => (if manner.keep_alive { After::Keep } else { After::Close }, body.whole && !body.excess),
-            Err(error) => (self.cut(ctx, error, up), false),
-        }
+        let own = merged.as_deref().map(|merged| &merged.chain).or(self.route.map(|route| &route.chain));
+        let chains = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
+        let filter = (!manner.bodyless).then(|| Filter::new(chains, manner.framing, first));
+        let upload = &mut self.upload;
+        let streamed = relay::stream(ctx, self.down, up, upload, &mut body, manner.framing, filter, head, deadlines).await;
+        self.delivered(ctx, up, &manner, &body, streamed)
     }
 
     /// The upstream's answer turned out to be none before anything of it was sent.

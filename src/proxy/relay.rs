@@ -2,7 +2,7 @@
 //! does not take its answer holds the upstream back.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::attempt::Deadlines;
 use super::downstream::Downstream;
@@ -14,9 +14,10 @@ use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
 use crate::net::Wait;
 use crate::net::rt::{self, Carrier};
+use crate::plugin::Ctx;
 use crate::plugin::chain::Chain;
-use crate::plugin::{BodyPlan, Ctx};
 use crate::proto::h1::body::Decoder;
+use crate::proto::h1::emit;
 use crate::proto::message::BodyShape;
 use crate::upstream::Connection;
 
@@ -107,7 +108,7 @@ impl Download {
         let mut last = Chunk::empty();
         if framing == Framing::Chunked {
             last = Chunk::small();
-            crate::proto::h1::emit::put(&mut last, b"0\r\n\r\n");
+            emit::put(&mut last, b"0\r\n\r\n");
         }
         Ok((!last.is_empty()).then_some(last))
     }
@@ -121,7 +122,7 @@ impl Download {
     }
 }
 
-/// Sends `first` (head and the body's first bytes), then the rest of the body as it comes.
+/// Sends `first` (head and, without a filter, the body's first bytes), then the rest of the body as it comes.
 ///
 /// # Errors
 /// Whose side failed; the client has seen a cut answer then.
@@ -132,6 +133,7 @@ pub async fn stream(
     upload: &mut Upload,
     body: &mut Download,
     framing: Framing,
+    mut filter: Option<Filter<'_>>,
     first: Chunk,
     deadlines: &Deadlines,
 ) -> Result<(), Error> {
@@ -144,7 +146,9 @@ pub async fn stream(
     let mut waiting: Option<Chunk> = None;
     let mut turn = 0_usize;
     loop {
-        let end = poll_fn(|cx| poll(cx, ctx, down, up, upload, body, framing, &mut waiting, deadlines, &mut turn)).await;
+        let end =
+            poll_fn(|cx| poll(cx, ctx, down, up, upload, body, framing, filter.as_mut(), &mut waiting, deadlines, &mut turn));
+        let end = end.await;
         match end {
             Step::Done => return Ok(()),
             Step::Failed(error) => return Err(error),
@@ -173,6 +177,7 @@ fn poll(
     upload: &mut Upload,
     body: &mut Download,
     framing: Framing,
+    mut filter: Option<&mut Filter<'_>>,
     waiting: &mut Option<Chunk>,
     deadlines: &Deadlines,
     turn: &mut usize,
@@ -194,8 +199,12 @@ fn poll(
                 Poll::Pending => {}
             }
         }
-        if waiting.is_none() && !body.whole {
-            match body.poll_piece(cx, up, framing) {
+        if waiting.is_none() && !filter.as_ref().map_or(body.whole, |filter| filter.ended) {
+            let polled = match &mut filter {
+                None => body.poll_piece(cx, up, framing),
+                Some(filter) => filter.poll_piece(cx, ctx, up, body),
+            };
+            match polled {
                 Poll::Ready(Ok(piece)) => {
                     *waiting = piece;
                     moved = true;
@@ -216,7 +225,7 @@ fn poll(
                 down.stream.watch().arm(Wait::Send, deadlines.send);
                 down.stream.start_send(chunk);
                 moved = true;
-            } else if body.whole {
+            } else if filter.as_ref().map_or(body.whole, |filter| filter.ended) {
                 down.stream.watch().disarm();
                 return Poll::Ready(Step::Done);
             }
@@ -242,9 +251,30 @@ fn flush_then(cx: &mut Context<'_>, down: &mut Downstream, error: Error) -> Poll
 ///
 /// # Errors
 /// Of the upstream's side.
-pub async fn collect(up: &mut Connection, body: &mut Download, first: Chunk, limit: usize) -> Result<Vec<u8>, Error> {
+pub async fn collect(
+    down: &mut Downstream,
+    up: &mut Connection,
+    upload: &mut Upload,
+    body: &mut Download,
+    first: Chunk,
+    limit: usize,
+    deadlines: &Deadlines,
+) -> Result<Vec<u8>, Error> {
     let mut all = first.filled().to_vec();
-    while let Some(piece) = poll_fn(|cx| body.poll_piece(cx, up, Framing::Plain)).await? {
+    up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
+    let mut next = async || {
+        poll_fn(|cx| {
+            if !upload.sent_whole() {
+                match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
+                    Poll::Ready(Err(error)) if error.side == Side::Downstream => return Poll::Ready(Err(error)),
+                    _ => up.stream.watch().arm(Wait::Read, deadlines.upstream.read),
+                }
+            }
+            body.poll_piece(cx, up, Framing::Plain)
+        })
+        .await
+    };
+    while let Some(piece) = next().await? {
         let room = limit.saturating_sub(all.len());
         all.extend_from_slice(piece.filled().get(..room.min(piece.len())).unwrap_or_default());
     }
@@ -252,64 +282,65 @@ pub async fn collect(up: &mut Connection, body: &mut Download, first: Chunk, lim
     Ok(all)
 }
 
-/// Sends the body piece by piece through the `body_filter` phase, chunked or until close.
-///
-/// # Errors
-/// Whose side failed.
-pub async fn filtered(
-    ctx: &mut Ctx<'_>,
-    chains: &[&Chain],
-    down: &mut Downstream,
-    up: &mut Connection,
-    body: &mut Download,
+/// What becomes of a body's pieces on their way through the plugins.
+pub struct Filter<'f> {
+    chains: Vec<&'f Chain>,
     framing: Framing,
-    first: Chunk,
-    deadlines: &Deadlines,
-) -> Result<(), Error> {
-    let mut piece = first.filled().to_vec();
-    loop {
-        let last = body.whole;
-        for chain in chains {
-            chain.run_body_filter(ctx, &mut piece, last);
+    first: Option<Chunk>,
+    ended: bool,
+}
+
+impl<'f> Filter<'f> {
+    /// Through these chains into this framing; `first` came along with the head.
+    pub fn new(chains: Vec<&'f Chain>, framing: Framing, first: Chunk) -> Self {
+        Self { chains, framing, first: Some(first), ended: false }
+    }
+
+    /// The next piece in the client's framing; `None` at the end.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        ctx: &mut Ctx<'_>,
+        up: &mut Connection,
+        body: &mut Download,
+    ) -> Poll<Result<Option<Chunk>, Error>> {
+        loop {
+            if self.ended {
+                return Poll::Ready(Ok(None));
+            }
+            let piece = match self.first.take() {
+                Some(first) => Some(first),
+                None => ready!(body.poll_piece(cx, up, Framing::Plain))?,
+            };
+            let mut data = piece.as_ref().map(|piece| piece.filled().to_vec()).unwrap_or_default();
+            self.ended = body.whole;
+            filter_body(&self.chains, ctx, &mut data, self.ended);
+            ctx.sent.body_bytes += data.len() as u64;
+            let out = framed(&data, self.framing, self.ended);
+            if !out.is_empty() {
+                return Poll::Ready(Ok(Some(out)));
+            }
         }
-        ctx.sent.body_bytes += piece.len() as u64;
-        send_framed(ctx, down, &piece, framing, last, deadlines).await?;
-        if last {
-            return Ok(());
-        }
-        up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
-        let next = poll_fn(|cx| body.poll_piece(cx, up, Framing::Plain)).await?;
-        piece.clear();
-        piece.extend_from_slice(next.as_ref().map(Chunk::filled).unwrap_or_default());
     }
 }
 
-async fn send_framed(
-    ctx: &mut Ctx<'_>,
-    down: &mut Downstream,
-    piece: &[u8],
-    framing: Framing,
-    last: bool,
-    deadlines: &Deadlines,
-) -> Result<(), Error> {
+/// Runs the body phases: `body_filter` of all chains, then what codes the result.
+pub fn filter_body(chains: &[&Chain], ctx: &mut Ctx<'_>, data: &mut Vec<u8>, last: bool) {
+    chains.iter().for_each(|chain| chain.run_body_filter(ctx, data, last));
+    chains.iter().for_each(|chain| chain.run_body_coding(ctx, data, last));
+}
+
+fn framed(piece: &[u8], framing: Framing, last: bool) -> Chunk {
     let mut out = Chunk::with_capacity(piece.len() + 64);
     if framing == Framing::Chunked && !piece.is_empty() {
-        crate::proto::h1::emit::put(&mut out, crate::proto::h1::emit::chunk_line(piece.len()).as_bytes());
+        emit::put(&mut out, emit::chunk_line(piece.len()).as_bytes());
     }
-    crate::proto::h1::emit::put(&mut out, piece);
+    emit::put(&mut out, piece);
     if framing == Framing::Chunked && !piece.is_empty() {
-        crate::proto::h1::emit::put(&mut out, b"\r\n");
+        emit::put(&mut out, b"\r\n");
     }
     if framing == Framing::Chunked && last {
-        crate::proto::h1::emit::put(&mut out, b"0\r\n\r\n");
+        emit::put(&mut out, b"0\r\n\r\n");
     }
-    if !out.is_empty() {
-        ctx.sent.bytes += down.send(out, deadlines.send).await?;
-    }
-    Ok(())
-}
-
-/// True if nothing of the body's plan keeps it from streaming straight through.
-pub fn streams(ctx: &Ctx<'_>, has_body_filters: bool) -> bool {
-    matches!(ctx.body_plan, BodyPlan::Stream) && !has_body_filters
+    out
 }

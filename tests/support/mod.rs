@@ -314,24 +314,44 @@ impl Client {
 
     fn chunks(&mut self, body: &mut Vec<u8>) -> bool {
         loop {
-            let end = loop {
-                match self.line_end(b"\r\n") {
-                    Some(end) => break end,
-                    None if self.more() => {}
-                    None => return false,
-                }
-            };
-            let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
-            let size = usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
-            if size == 0 {
-                return self.trailers();
+            match self.chunk() {
+                Some(chunk) if chunk.is_empty() => return self.trailers(),
+                Some(chunk) => body.extend_from_slice(&chunk),
+                None => return false,
             }
-            let chunk = self.exactly(size + 2);
-            if chunk.len() < size + 2 {
-                return false;
-            }
-            body.extend_from_slice(&chunk[..size]);
         }
+    }
+
+    /// The next chunk of a chunked body; an empty one is the last (its trailers are still to come).
+    pub fn chunk(&mut self) -> Option<Vec<u8>> {
+        let end = loop {
+            match self.line_end(b"\r\n") {
+                Some(end) => break end,
+                None if self.more() => {}
+                None => return None,
+            }
+        };
+        let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
+        let size = usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
+        if size == 0 {
+            return Some(Vec::new());
+        }
+        let mut chunk = self.exactly(size + 2);
+        let whole = chunk.len() == size + 2;
+        chunk.truncate(size);
+        whole.then_some(chunk)
+    }
+
+    /// A head up to its empty line; what lies behind stays.
+    pub fn head(&mut self) -> String {
+        let end = loop {
+            match self.line_end(b"\r\n\r\n") {
+                Some(end) => break end + 4,
+                None if self.more() => {}
+                None => return String::new(),
+            }
+        };
+        String::from_utf8(self.buffer.drain(..end).collect()).unwrap()
     }
 
     /// Reads lines up to the empty one.

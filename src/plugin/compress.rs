@@ -119,8 +119,8 @@ fn rule(conf: &Json) -> Result<Rule, Vec<ConfFault>> {
     };
     let oldest = match conf.get("http_version").and_then(Json::as_f64) {
         None => Version::Http11,
-        Some(version) if version == 1.1 => Version::Http11,
-        Some(version) if version == 1.0 => Version::Http10,
+        Some(1.1) => Version::Http11,
+        Some(1.0) => Version::Http10,
         Some(_) => return fault("/http_version", "1.1 or 1.0"),
     };
     let least = conf.get("min_length").and_then(whole).and_then(|length| u64::try_from(length).ok()).unwrap_or(20);

@@ -180,6 +180,17 @@ impl Chunk {
         }
     }
 
+    /// The same bytes in no more memory than they need, for those that are kept for a while (one copy, if it saves half).
+    #[must_use]
+    pub fn fitted(self) -> Self {
+        if self.len() > self.capacity() / 2 {
+            return self;
+        }
+        let mut fitted = Self::with_capacity(self.len());
+        let _fits = fitted.append(self.filled());
+        fitted
+    }
+
     /// Pointer and length of the free bytes, for an operation in flight. `net` alone uses it.
     pub(crate) fn room_ptr(&mut self) -> (*mut u8, usize) {
         let room = self.room_mut();
@@ -204,6 +215,11 @@ struct Pool {
 
 thread_local! {
     static POOL: RefCell<Pool> = RefCell::new(Pool::default());
+}
+
+/// Gives the chunks that this thread's pool keeps back to the allocator.
+pub fn give_back() {
+    POOL.with_borrow_mut(|pool| *pool = Pool::default());
 }
 
 impl Pool {

@@ -70,3 +70,9 @@ pub const SPLITS: usize = 4096;
 /// Pools of upstream connections that are told apart by more than an address (TLS names, which clients may choose), per worker;
 /// past it connections are not kept.
 pub const POOL_KINDS: usize = 4096;
+
+/// Idle connections a pool keeps while memory is short.
+pub const IDLE_UNDER_PRESSURE: usize = 4;
+
+/// Copies of requests (`proxy-mirror`) under way, per worker; further ones are not made.
+pub const MIRRORS: usize = 1024;

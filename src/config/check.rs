@@ -140,7 +140,8 @@ impl Checker<'_> {
             Ty::IpOrUnix if node.text() == Some("unix:") => Ok(()),
             Ty::IpOrUnix => read::net(node).map(drop),
             Ty::Duration => read::duration(node).map(drop),
-            Ty::Size => read::size(node).map(drop),
+            Ty::SizeOr(words) if node.text().is_some_and(|text| words.contains(&text)) || is_off(node) => Ok(()),
+            Ty::Size | Ty::SizeOr(_) => read::size(node).map(drop),
             Ty::Address(unix) => read::address(node, *unix).map(drop),
             Ty::Nodes => read::nodes(node, 80).map(drop).or_else(|faults| {
                 for (place, text) in faults {

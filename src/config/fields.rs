@@ -31,6 +31,8 @@ pub(super) enum Ty {
     Duration,
     /// A size: `32KiB`.
     Size,
+    /// A size, or one of these words.
+    SizeOr(&'static [&'static str]),
     /// A number or a word.
     IntOr(i64, i64, &'static str),
     /// A socket address: `ip:port`, `[ip]:port`, `:port`, or `unix:/path` where allowed.
@@ -388,7 +390,12 @@ pub(super) static GATEWAY: Schema = object(
         f("dns", Ty::Object(&DNS), "", "How names of nodes are resolved."),
         f("plugin_attr", Ty::Any, "", "As `plugin_attr` in APISIX's config.yaml, word for word."),
         f("source", Ty::Object(&SOURCE), "file", "Where the configuration comes from."),
-        f("buffering", Ty::NotYet("buffering is", &Ty::Object(&later::BUFFERING)), "off", "Buffering of bodies."),
+        f(
+            "buffering",
+            Ty::Object(&BUFFERING),
+            "",
+            "Bodies that are kept in memory, for applications that a slow client must not hold.",
+        ),
         f("telemetry", Ty::NotYet("telemetry is", &Ty::Any), "off", "Traces."),
     ],
 );
@@ -472,7 +479,22 @@ static LIMITS: Schema = object(
         f("uri_bytes", Ty::Size, "8KiB", "Its target; 414 above."),
         f("body_bytes", Ty::Size, "0", "Its body; 413 above; 0 is no limit."),
         f("connections", Ty::IntOr(1, 10_000_000, "auto"), "auto", "Client connections per worker."),
-        f("memory", Ty::Enum(&["auto"]), "auto", "Memory; only `auto` so far."),
+        f(
+            "memory",
+            Ty::SizeOr(&["auto", "off"]),
+            "auto",
+            "Memory of the process; `auto`: the cgroup's limit, else the machine's. New requests get 503 at it.",
+        ),
+    ],
+);
+
+static BUFFERING: Schema = object(
+    "buffering",
+    &[
+        f("request", Ty::Bool, "false", "A request's body is gathered before a node is asked."),
+        f("response", Ty::Bool, "false", "A response is taken from its node as fast as that gives it."),
+        f("exchange_bytes", Ty::Size, "1MiB", "At most so much of one body; more of it streams."),
+        f("worker_bytes", Ty::Size, "64MiB", "At most so much per worker."),
     ],
 );
 

@@ -29,6 +29,8 @@ pub struct Gateway {
     pub limits: Limits,
     /// `keepalive`
     pub keepalive: Keepalive,
+    /// `buffering`
+    pub buffering: Buffering,
     /// `real_ip`
     pub real_ip: RealIp,
     /// `trusted_addresses`: peers whose X-Forwarded-* are kept (APISIX `apisix.trusted_addresses`); `None`: not configured.
@@ -188,6 +190,39 @@ pub struct Limits {
     pub body_bytes: u64,
     /// `connections` per worker; `None` is auto (from the descriptor limit).
     pub connections: Option<usize>,
+    /// `memory` of the process.
+    pub memory: MemoryLimit,
+}
+
+/// `limits.memory`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryLimit {
+    /// The cgroup's, else the machine's.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+/// `buffering`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffering {
+    /// `request`
+    pub request: bool,
+    /// `response`
+    pub response: bool,
+    /// `exchange_bytes`
+    pub exchange_bytes: usize,
+    /// `worker_bytes`
+    pub worker_bytes: usize,
+}
+
+impl Default for Buffering {
+    fn default() -> Self {
+        Self { request: false, response: false, exchange_bytes: 1024 * 1024, worker_bytes: 64 * 1024 * 1024 }
+    }
 }
 
 /// `keepalive`
@@ -284,6 +319,7 @@ impl Default for Limits {
             uri_bytes: limits::URI_BYTES,
             body_bytes: 0,
             connections: None,
+            memory: MemoryLimit::Auto,
         }
     }
 }
@@ -327,6 +363,7 @@ impl Default for Gateway {
             error_log: ErrorLog { level: "info".into(), path: None },
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            buffering: Buffering::default(),
             keepalive: Keepalive { requests: 100_000 },
             real_ip: RealIp { trusted: Vec::new(), trusts_unix: false, header: "X-Forwarded-For".into(), recursive: false },
             trusted_addresses: None,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::check::is_off;
 use super::gateway::{
-    AcceptMode, AccessLog, Driver, EncodedMark, Gateway, Limits, ListenAddress, Listener, LogFormat, RouterMode, Timeouts,
+    AcceptMode, AccessLog, Buffering, Driver, EncodedMark, Gateway, Limits, ListenAddress, Listener, LogFormat, MemoryLimit,
+    RouterMode, Timeouts,
 };
 use super::raw::Node;
 use super::read::{self, Address};
@@ -47,6 +48,9 @@ pub(super) fn read(section: &Node, report: &mut Report) -> Gateway {
     }
     if let Some(requests) = get("keepalive").and_then(|node| node.get("requests")).and_then(Node::int) {
         gateway.keepalive.requests = u32::try_from(requests).unwrap_or(u32::MAX);
+    }
+    if let Some(buffering) = get("buffering") {
+        read_buffering(buffering, &mut gateway.buffering);
     }
     read_trust(section, &mut gateway);
     gateway.router = match get("router").and_then(Node::text) {
@@ -169,6 +173,16 @@ fn read_timeouts(node: &Node, timeouts: &mut Timeouts) {
     timeouts.websocket = duration(node, "websocket");
 }
 
+fn read_buffering(node: &Node, to: &mut Buffering) {
+    let flag = |name: &str| node.get(name).and_then(Node::bool).unwrap_or(false);
+    let size = |name: &str, default: usize| {
+        let size = node.get(name).and_then(|node| read::size(node).ok());
+        size.and_then(|size| usize::try_from(size).ok()).unwrap_or(default)
+    };
+    (to.request, to.response) = (flag("request"), flag("response"));
+    (to.exchange_bytes, to.worker_bytes) = (size("exchange_bytes", to.exchange_bytes), size("worker_bytes", to.worker_bytes));
+}
+
 fn read_limits(node: &Node, to: &mut Limits, report: &mut Report) {
     let mut size = |name: &str, least: u64, most: u64, default: usize| {
         let Some(value) = node.get(name) else { return default };
@@ -178,6 +192,12 @@ fn read_limits(node: &Node, to: &mut Limits, report: &mut Report) {
             fault.help(format!("{least} to {most} bytes"));
         }
         usize::try_from(bytes).unwrap_or(default)
+    };
+    to.memory = match node.get("memory") {
+        None => MemoryLimit::Auto,
+        Some(memory) if memory.text() == Some("auto") => MemoryLimit::Auto,
+        Some(memory) if is_off(memory) => MemoryLimit::Off,
+        Some(memory) => read::size(memory).map_or(MemoryLimit::Auto, MemoryLimit::Bytes),
     };
     to.header_bytes = size("header_bytes", 1024, limits::HEADER_BYTES_MAX as u64, to.header_bytes);
     to.uri_bytes = size("uri_bytes", 64, limits::HEADER_BYTES_MAX as u64, to.uri_bytes);

@@ -179,13 +179,5 @@ pub(super) static ETCD: Schema = Schema {
     )
 };
 
-pub(super) static BUFFERING: Schema = object(
-    "buffering",
-    &[
-        f("request", Ty::Bool, "false", "Request bodies are gathered before they go on."),
-        f("response", Ty::Bool, "false", "Responses are taken from the upstream at its pace."),
-    ],
-);
-
 pub(super) static ADMIN: Schema =
     object("admin", &[f("address", Ty::Address(false), "", "Where it listens; it is off until this is given.")]);

@@ -14,7 +14,7 @@ use crate::route::expr::Expr;
 pub use upstream::{
     ActiveCheck, Balancer, Bounds, Checks, ClientCertificate, HashOn, HttpProbe, KeepalivePool, Node, NodeBounds, NodeHost,
     Outlier, PassHost, PassiveCheck, Policy, ProxyVersion, RetryBudget, SameSite, Scheme, Sticky, Timeout, TlsToNodes, Upstream,
-    split_identity,
+    mirror_identity, split_identity,
 };
 
 /// An id in text form (numbers become text).

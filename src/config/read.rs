@@ -192,7 +192,7 @@ fn weight_of(node: &Node) -> Result<u32, String> {
 }
 
 /// Host and port of a node written as one text: `host:port` and its short forms, or `unix:/path`.
-fn place(text: &str, default_port: u16) -> Result<(NodeHost, u16), String> {
+pub(super) fn place(text: &str, default_port: u16) -> Result<(NodeHost, u16), String> {
     match text.strip_prefix("unix:") {
         Some(path) if path.starts_with('/') && path.len() < SOCKET_PATH_BYTES => Ok((NodeHost::Unix(path.into()), 0)),
         Some(_) => Err(format!("`{text}`: a socket is `unix:` and an absolute path of fewer than {SOCKET_PATH_BYTES} bytes")),

@@ -136,7 +136,7 @@ impl<'r> Builder<'r> {
             }
         }
         let item = format!("routes/{id}");
-        self.splits(node, path, file, &item);
+        self.inner_upstreams(node, path, file, &item);
         let route = Route {
             origin: self.origin(node, path, file, item),
             name: text(node, "name"),
@@ -185,7 +185,7 @@ impl<'r> Builder<'r> {
             .get("upstream")
             .map(|inner| self.upstream_of(inner, &format!("{path}/upstream"), file, format!("services/{id}")));
         let item = format!("services/{id}");
-        self.splits(node, path, file, &item);
+        self.inner_upstreams(node, path, file, &item);
         let service = Service {
             origin: self.origin(node, path, file, item),
             name: text(node, "name"),
@@ -262,7 +262,7 @@ impl<'r> Builder<'r> {
         let username = Id::from(username);
         self.claim("consumers", &username, node.place, path);
         let item = format!("consumers/{username}");
-        self.splits(node, path, file, &item);
+        self.inner_upstreams(node, path, file, &item);
         let consumer = Consumer {
             username: username.clone(),
             origin: self.origin(node, path, file, item),
@@ -277,7 +277,7 @@ impl<'r> Builder<'r> {
         let Some(id) = node.get("id").and_then(|id| read::id(id).ok()) else { return };
         self.claim(collection, &id, node.place, path);
         let item = format!("{collection}/{id}");
-        self.splits(node, path, file, &item);
+        self.inner_upstreams(node, path, file, &item);
         let set = Arc::new(PluginSet { id: id.clone(), origin: self.origin(node, path, file, item), plugins: plugins(node) });
         let sets = match collection {
             "consumer_groups" => &mut self.model.consumer_groups,

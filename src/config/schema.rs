@@ -50,7 +50,7 @@ fn of(ty: &Ty) -> Json {
         }
         Ty::Host => json!({ "type": "string", "pattern": "^\\*?[0-9a-zA-Z-._\\[\\]:]*$" }),
         Ty::Ip | Ty::IpAddress | Ty::IpOrUnix | Ty::Duration | Ty::Address(_) => json!({ "type": "string" }),
-        Ty::Size => json!({ "type": ["string", "integer"] }),
+        Ty::Size | Ty::SizeOr(_) => json!({ "type": ["string", "integer"] }),
         Ty::Object(schema) => object(schema),
         Ty::ObjectOrOff(schema) => json!({ "anyOf": [object(schema), { "enum": ["off", false] }] }),
         Ty::List(item, least) => json!({ "type": "array", "items": of(item), "minItems": least }),
@@ -130,6 +130,7 @@ fn type_text(ty: &Ty) -> String {
         Ty::IpOrUnix => "IP, CIDR or `unix:`".into(),
         Ty::Duration => "duration".into(),
         Ty::Size => "size".into(),
+        Ty::SizeOr(words) => format!("size, or `{}`", words.join("`, `")),
         Ty::Address(_) => "address".into(),
         Ty::Object(schema) => format!("object `{}`", schema.name),
         Ty::ObjectOrOff(schema) => format!("object `{}`, or `off`", schema.name),

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::{Balancer, HashOn, KeepalivePool, PassHost, ProxyVersion, Scheme, TlsToNodes, Upstream, split_identity};
+use super::model::{
+    Balancer, HashOn, KeepalivePool, PassHost, ProxyVersion, Scheme, TlsToNodes, Upstream, mirror_identity, split_identity,
+};
 use super::raw::{Kind, Node};
 use super::resources::{Builder, reference, text, timeout};
 use super::{checks, policy, read, suggest};
@@ -93,8 +95,19 @@ impl Builder<'_> {
         }
     }
 
-    /// The upstreams that an item's `traffic-split` has written in place, and its references to others.
-    pub(super) fn splits(&mut self, node: &Node, path: &str, file: u16, item: &str) {
+    /// The upstreams that an item's plugins have written in place, and their references to others.
+    pub(super) fn inner_upstreams(&mut self, node: &Node, path: &str, file: u16, item: &str) {
+        self.splits(node, path, file, item);
+        let mirror = node.get("plugins").and_then(|plugins| plugins.get("proxy-mirror")?.get("host"));
+        if let Some((host, (scheme, to))) = mirror.and_then(|host| Some((host, mirror_host(host.text()?)?))) {
+            let identity = mirror_identity(item);
+            let origin = self.origin(host, &format!("{path}/plugins/proxy-mirror/host"), file, identity.clone());
+            let upstream = Upstream::plain(identity.as_str().into(), origin, scheme, vec![to]);
+            self.model.split_upstreams.insert(identity.into(), Arc::new(upstream));
+        }
+    }
+
+    fn splits(&mut self, node: &Node, path: &str, file: u16, item: &str) {
         let Some(conf) = node.get("plugins").and_then(|plugins| plugins.get("traffic-split")) else { return };
         for (rule, entry, node) in split_entries(conf) {
             let path = format!("{path}/plugins/traffic-split/rules/{rule}/weighted_upstreams/{entry}");
@@ -119,6 +132,18 @@ fn tls(node: &Node) -> TlsToNodes {
         client: text("client_cert").zip(text("client_key")),
         client_id: reference(node, "client_cert_id"),
     }
+}
+
+/// Scheme and place in the `host` of a `proxy-mirror`; `None` where it is none.
+fn mirror_host(text: &str) -> Option<(Scheme, super::model::Node)> {
+    let (scheme, place) = match text.split_once("://")? {
+        ("http", place) => (Scheme::Http, place),
+        ("https", place) => (Scheme::Https, place),
+        _ => return None,
+    };
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    let (host, port) = read::place(place, scheme.default_port()).ok()?;
+    place.bytes().all(fits).then_some((scheme, super::model::Node { host, port, weight: 1, priority: 0 }))
 }
 
 /// The entries of a `traffic-split`: rule, entry, its node.

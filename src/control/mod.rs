@@ -12,6 +12,7 @@ pub mod log_writer;
 pub mod metrics;
 pub mod names;
 pub mod notify;
+pub mod overload;
 pub mod plan;
 pub mod port_holder;
 pub mod reload;

@@ -103,7 +103,7 @@ fn ratio(quota: &str, period: &str) -> Option<f64> {
 }
 
 /// Contents of the first existing of the named files in the process's cgroup and each of its parents, innermost first.
-fn cgroup_files(root: &Path, controller: &str, v2_names: &[&str], v1_names: &[&str]) -> Vec<String> {
+pub(super) fn cgroup_files(root: &Path, controller: &str, v2_names: &[&str], v1_names: &[&str]) -> Vec<String> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mount = root.join("sys/fs/cgroup");
     let mut found = Vec::new();

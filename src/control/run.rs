@@ -140,6 +140,7 @@ fn serve(
 ) -> Result<(), Failure> {
     runtime.block_on(async {
         tokio::spawn(resolving.run());
+        tokio::spawn(super::overload::watch(coordinator.published.clone(), shared.clone()));
         if let Some(socket) = control {
             tokio::spawn(report(api::serve(socket, shared.clone()), "the Control API"));
         }

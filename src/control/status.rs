@@ -9,6 +9,7 @@ use super::fleet::Fleet;
 use super::listeners::ListenerState;
 use crate::config::gateway::Gateway;
 use crate::config::model::Model;
+use crate::snapshot::published::Pressure;
 use crate::upstream::Spec;
 
 /// A worker may lag behind an epoch for so long before the gateway counts as not ready.
@@ -77,6 +78,7 @@ struct Inner {
     reloads: Reloads,
     log_failures: u64,
     upstreams: Vec<Arc<Spec>>,
+    memory: (Option<u64>, Pressure),
 }
 
 impl Shared {
@@ -92,6 +94,7 @@ impl Shared {
             reloads,
             log_failures: 0,
             upstreams: Vec::new(),
+            memory: (None, Pressure::Calm),
         };
         Self { fleet, hostname: crate::net::host::hostname(), started: Instant::now(), inner: Mutex::new(inner) }
     }
@@ -119,6 +122,16 @@ impl Shared {
     /// Notes the listeners' state.
     pub fn note_listeners(&self, listeners: Vec<ListenerState>) {
         self.inner().listeners = listeners;
+    }
+
+    /// Notes the memory limit and how near it is.
+    pub fn note_memory(&self, limit: Option<u64>, pressure: Pressure) {
+        self.inner().memory = (limit, pressure);
+    }
+
+    /// The memory limit and how near it is.
+    pub fn memory(&self) -> (Option<u64>, Pressure) {
+        self.inner().memory
     }
 
     /// Notes the upstreams in use.

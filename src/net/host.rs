@@ -64,6 +64,24 @@ fn raise(resource: libc::__rlimit_resource_t, wanted: u64) -> Limit {
     limit(resource)
 }
 
+/// Memory of this process that is in RAM.
+pub fn resident_bytes() -> Option<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let resident: u64 = pages.split_whitespace().nth(1)?.parse().ok()?;
+    // SAFETY: a plain query without pointers.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(resident * u64::try_from(page).unwrap_or(4096))
+}
+
+/// Gives free memory of the allocator back to the system.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: glibc's own call; it takes the allocator's locks itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// True if the process runs as root.
 pub fn is_root() -> bool {
     // SAFETY: geteuid has no preconditions and cannot fail.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::consumers::{Consumers, Identity};
 use crate::base::address::Address;
 use crate::base::clock::Tick;
+use crate::config::model::Timeout;
 use crate::proto::message::{Known, Reason, RequestHead, ResponseHead};
 use crate::proto::uri;
 
@@ -54,6 +55,12 @@ pub struct Ctx<'e> {
     pub named_id: Option<Vec<u8>>,
     /// What codes the response's body, and for which instance.
     pub coder: Option<(usize, Box<dyn super::compress::Coder>)>,
+    /// Whether the request's body is gathered first, where a plugin has a say.
+    pub buffer_request: Option<bool>,
+    /// Whether the response is taken as fast as its node gives it, where a plugin has a say.
+    pub buffer_response: Option<bool>,
+    /// Where a copy of the request goes.
+    pub mirror: Option<Mirror>,
     /// Slot of the upstream that a plugin chose in place of the route's.
     pub upstream: Option<u32>,
     /// Longest body that a plugin allows here, in place of the gateway's limit; 0 is no limit.
@@ -167,6 +174,19 @@ pub enum BodyPlan {
     Replace(Vec<u8>),
 }
 
+/// A copy of the request: to which upstream, with which target.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Slot of the upstream.
+    pub upstream: u32,
+    /// Path in place of the request's, or in front of it.
+    pub path: Option<Arc<str>>,
+    /// It goes in front.
+    pub prefix: bool,
+    /// Deadlines.
+    pub timeout: Timeout,
+}
+
 /// Who made the response. APISIX `response_source`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Source {
@@ -261,6 +281,9 @@ impl<'e> Ctx<'e> {
             request_bytes: 0,
             named_id: None,
             coder: None,
+            buffer_request: None,
+            buffer_response: None,
+            mirror: None,
             upstream: None,
             body_limit: None,
             request_id: std::cell::OnceCell::new(),

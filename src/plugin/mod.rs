@@ -1,6 +1,7 @@
 //! Floor 3: plugins. One trait, one registry table, one file per plugin; docs/adding-a-plugin.md shows the way.
 
 pub mod api_breaker;
+pub mod buffering;
 pub mod chain;
 pub mod client_control;
 pub mod compress;
@@ -14,6 +15,7 @@ pub mod ip_restriction;
 pub mod key_auth;
 mod known;
 pub mod prometheus;
+pub mod proxy_mirror;
 pub mod proxy_rewrite;
 pub mod random;
 pub mod real_ip;

@@ -5,8 +5,8 @@ use serde_json::Value as Json;
 use super::conf::{self, Field, Shape, field};
 use super::known::NOT_YET;
 use super::{Build, ConfFault};
-use super::{api_breaker, client_control, compress, cors, fault_injection, ip_restriction, key_auth, prometheus};
-use super::{proxy_rewrite, real_ip, redirect, request_id, response_rewrite, traffic_split};
+use super::{api_breaker, buffering, client_control, compress, cors, fault_injection, ip_restriction, key_auth, prometheus};
+use super::{proxy_mirror, proxy_rewrite, real_ip, redirect, request_id, response_rewrite, traffic_split};
 use crate::config::nearest;
 
 /// A plugin that exists.
@@ -43,6 +43,22 @@ const fn plugin(
 static ALL: &[Registered] = &[
     plugin("real-ip", 23000, "rewrite", "Says who the client is, where its peer is trusted.", real_ip::FIELDS, real_ip::build),
     plugin(
+        "proxy-buffering",
+        21991,
+        "rewrite",
+        "Keeps responses in memory for slow clients, or not.",
+        buffering::BUFFERING_FIELDS,
+        buffering::build_buffering,
+    ),
+    plugin(
+        "proxy-control",
+        21990,
+        "rewrite",
+        "Gathers request bodies before a node is asked, or not.",
+        buffering::CONTROL_FIELDS,
+        buffering::build_control,
+    ),
+    plugin(
         "client-control",
         22000,
         "rewrite",
@@ -74,6 +90,7 @@ static ALL: &[Registered] = &[
         api_breaker::FIELDS,
         api_breaker::build,
     ),
+    plugin("proxy-mirror", 1010, "rewrite", "Copies requests to another host.", proxy_mirror::FIELDS, proxy_mirror::build),
     plugin("proxy-rewrite", 1008, "rewrite", "Changes what the upstream gets.", proxy_rewrite::FIELDS, proxy_rewrite::build),
     plugin("brotli", 996, "coding", "Codes responses with Brotli.", compress::BROTLI_FIELDS, compress::build_brotli),
     plugin("gzip", 995, "coding", "Codes responses with gzip.", compress::GZIP_FIELDS, compress::build_gzip),

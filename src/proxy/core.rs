@@ -10,7 +10,7 @@ use crate::base::limits;
 use crate::plugin::chain::Merged;
 use crate::proto::message::Reason;
 use crate::snapshot::Snapshot;
-use crate::snapshot::published::Published;
+use crate::snapshot::published::{Pressure, Published};
 use crate::upstream::health::Verdict;
 use crate::upstream::{Pools, Spec, Upstreams};
 
@@ -28,6 +28,12 @@ pub struct Core {
     pub draining: Cell<bool>,
     /// Client connections now open.
     pub open: Cell<usize>,
+    /// How near the process is to its memory limit, as the last sweep saw it.
+    pub pressure: Cell<Pressure>,
+    /// Bytes of bodies that are kept in memory.
+    buffered: Cell<usize>,
+    /// Copies of requests under way.
+    pub mirrors: Cell<usize>,
     published: Arc<Published>,
     view: RefCell<Rc<View>>,
     home: Rc<dyn Home>,
@@ -115,6 +121,9 @@ impl Core {
             counters,
             draining: Cell::new(false),
             open: Cell::new(0),
+            pressure: Cell::default(),
+            buffered: Cell::new(0),
+            mirrors: Cell::new(0),
             published,
             view: RefCell::new(Rc::new(view)),
             home,
@@ -157,6 +166,27 @@ impl Core {
         }
     }
 
+    /// Looks at the memory's pressure, and gives caches back where it is there.
+    pub fn follow_pressure(&self) {
+        let pressure = self.published.pressure();
+        self.pressure.set(pressure);
+        if pressure > Pressure::Calm {
+            crate::base::buf::give_back();
+            self.pools.borrow_mut().shrink();
+        }
+    }
+
+    /// Room for bytes of a body that is kept in memory; `None` where the worker has none left.
+    pub fn keep(self: &Rc<Self>, bytes: usize, most: usize) -> Option<Kept> {
+        let all = self.buffered.get().saturating_add(bytes);
+        if all > most {
+            self.met(Bound::Buffering);
+            return None;
+        }
+        self.buffered.set(all);
+        Some(Kept { core: self.clone(), bytes })
+    }
+
     /// Counts a limit that was met.
     pub fn met(&self, bound: Bound) {
         if let Some(count) = self.counters.bounds.get(bound as usize) {
@@ -196,6 +226,18 @@ impl Core {
                 batch.bytes.clear();
             }
         }
+    }
+}
+
+/// Room for bytes that are kept in memory, until it is dropped.
+pub struct Kept {
+    core: Rc<Core>,
+    bytes: usize,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.core.buffered.set(self.core.buffered.get().saturating_sub(self.bytes));
     }
 }
 

@@ -10,12 +10,14 @@ use super::downstream::Downstream;
 use super::upload::Upload;
 use super::{answer, prelude, respond};
 use crate::base::clock::{self, Tick};
+use crate::base::count::Bound;
 use crate::base::error::{Error, Kind, Side};
 use crate::plugin::chain::{Chain, Merged};
 use crate::plugin::ctx::{BodyPlan, ConnInfo, Parts};
 use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
 use crate::proto::h1::HeadFault;
 use crate::proto::message::{BodyShape, Known, Reason};
+use crate::snapshot::published::Pressure;
 use crate::snapshot::{Route, Snapshot};
 use crate::upstream::health::Verdict;
 use crate::upstream::{Node, Owed, Spec};
@@ -89,12 +91,15 @@ impl<'e> Exchange<'e> {
         Self { core, view, down, upload, route, merged, forwarded_applied, judges, owed }
     }
 
-    fn snapshot(&self) -> &'e Snapshot {
+    pub(super) fn snapshot(&self) -> &'e Snapshot {
         &self.view.snapshot
     }
 
     /// Everything from the match to the answer.
     async fn serve(&mut self, ctx: &mut Ctx<'e>) -> After {
+        if self.core.pressure.get() == Pressure::Full {
+            return cold(self.overloaded(ctx)).await;
+        }
         let snapshot = self.snapshot();
         prelude::real_ip(ctx, &snapshot.gateway.real_ip);
         self.forwarded_applied = prelude::forwarded(ctx, &snapshot.gateway, snapshot.reads_forwarded);
@@ -121,6 +126,14 @@ impl<'e> Exchange<'e> {
             (None, Some(route)) => self.proxy(ctx, route).await,
             (None, None) => cold(self.answer(ctx, Answer::page(500))).await,
         }
+    }
+
+    /// The memory limit is met: a refusal, and the connection's end.
+    async fn overloaded(&mut self, ctx: &mut Ctx<'e>) -> After {
+        self.core.met(Bound::Memory);
+        ctx.reason = Reason::Overloaded;
+        ctx.request.keep_alive = false;
+        self.answer(ctx, Answer::page(503)).await
     }
 
     fn find_route(&mut self, ctx: &mut Ctx<'e>) {
@@ -260,6 +273,7 @@ impl<'e> Exchange<'e> {
         ctx.request.keep_alive
             && self.upload.read_whole()
             && !self.core.draining.get()
+            && self.core.pressure.get() == Pressure::Calm
             && !self.down.ended()
             && ctx.conn.requests.get() < u64::from(self.snapshot().gateway.keepalive.requests)
     }

@@ -6,7 +6,7 @@ use super::attempt::Deadlines;
 use super::conn_h1::After;
 use super::exchange::{Exchange, cold};
 use super::reframe::Framing;
-use super::relay::{self, Download, Filter};
+use super::relay::{self, Delivered, Download, Filter, Outbox};
 use super::respond::Manner;
 use super::{respond, upgrade};
 use crate::base::buf::Chunk;
@@ -36,6 +36,21 @@ pub(super) enum Failure {
     Overloaded,
 }
 
+/// How an answer was delivered.
+struct Done {
+    after: After,
+    /// The upstream's body was received whole, and nothing behind it.
+    whole: bool,
+    /// The outbox holds the rest of it.
+    rest_waits: bool,
+}
+
+impl Done {
+    fn broken(after: After) -> Self {
+        Self { after, whole: false, rest_waits: false }
+    }
+}
+
 impl<'e> Exchange<'e> {
     /// Forwards the request and delivers the answer.
     pub(super) async fn proxy(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> After {
@@ -57,6 +72,9 @@ impl<'e> Exchange<'e> {
         let upstream = route.timeout.unwrap_or(spec.timeout);
         let deadlines = Deadlines { upstream, body: timeouts.body, send: timeouts.send };
         let websocket = route.websocket && ctx.request.upgrades_websocket;
+        if let Err(error) = self.before_node(ctx, spec, &deadlines).await {
+            return cold(self.body_failed(ctx, error)).await;
+        }
         match self.reach(ctx, spec, websocket, &deadlines).await {
             Ok((picked, up)) if ctx.response.status == 101 => {
                 cold(self.upgraded(ctx, spec, picked, up, websocket, &deadlines)).await
@@ -64,6 +82,33 @@ impl<'e> Exchange<'e> {
             Ok((picked, up)) => self.deliver(ctx, spec, picked, up, &deadlines).await,
             Err(failure) => cold(self.failed(ctx, failure)).await,
         }
+    }
+
+    /// What is done before a node is asked: the body gathered, a copy sent elsewhere.
+    async fn before_node(&mut self, ctx: &mut Ctx<'e>, spec: &'e Arc<Spec>, deadlines: &Deadlines) -> Result<(), Error> {
+        let buffering = &self.view.snapshot.gateway.buffering;
+        let gathers = ctx.buffer_request.unwrap_or(buffering.request) && !is_grpc(ctx);
+        if !ctx.request.body.is_empty() && (gathers || ctx.mirror.is_some()) {
+            cold(self.gather(ctx, deadlines)).await?;
+        }
+        if let Some(mirror) = ctx.mirror.take() {
+            self.mirror(ctx, spec, &mirror);
+        }
+        Ok(())
+    }
+
+    async fn gather(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines) -> Result<(), Error> {
+        if std::mem::take(&mut ctx.request.expects_continue) {
+            self.say_continue(ctx, deadlines).await?;
+        }
+        let buffering = &self.view.snapshot.gateway.buffering;
+        let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
+        let keep = |bytes| self.core.keep(bytes, buffering.worker_bytes);
+        self.upload.gather(behind_head, self.down, deadlines.body, buffering.exchange_bytes, keep).await?;
+        if let Some(length) = self.upload.say_length() {
+            ctx.request.body = BodyShape::Length(length);
+        }
+        Ok(())
     }
 
     async fn failed(&mut self, ctx: &mut Ctx<'e>, failure: Failure) -> After {
@@ -101,32 +146,57 @@ impl<'e> Exchange<'e> {
             bind(ctx, stickiness, picked);
         }
         self.filter_head(ctx);
-        let (after, whole) = match ctx.body_plan {
-            BodyPlan::Stream => self.deliver_streaming(ctx, &mut up, deadlines).await,
-            _ => cold(self.deliver_changed(ctx, &mut up, deadlines)).await,
+        let buffering = self.view.snapshot.gateway.buffering;
+        let core = self.core;
+        let keep = |bytes| core.keep(bytes, buffering.worker_bytes);
+        let mut outbox = match self.buffers_response(ctx) {
+            true => Outbox::buffering(buffering.exchange_bytes, &keep),
+            false => Outbox::default(),
+        };
+        let mut done = match ctx.body_plan {
+            BodyPlan::Stream => self.deliver_streaming(ctx, &mut up, &mut outbox, deadlines).await,
+            _ => cold(self.deliver_changed(ctx, &mut up, &mut outbox, deadlines)).await,
         };
         if let Some(last) = ctx.tries.last_mut() {
             last.total += clock::now().since(head_at);
         }
-        let reusable = whole && ctx.response.keep_alive && self.upload.sent_whole() && !self.core.draining.get();
+        let reusable = done.whole && ctx.response.keep_alive && self.upload.sent_whole() && !self.core.draining.get();
         if reusable {
             self.core.pools.borrow_mut().give(picked.pool, up, &spec.keepalive);
         } else {
             pool::retire(up);
         }
-        after
+        if done.rest_waits
+            && let Err(error) = cold(relay::flush(ctx, self.down, &mut outbox, deadlines)).await
+        {
+            done.after = self.client_failed(ctx, error);
+        }
+        done.after
     }
 
-    async fn deliver_streaming(&mut self, ctx: &mut Ctx<'e>, up: &mut Connection, deadlines: &Deadlines) -> (After, bool) {
+    /// True where the node's answer is taken as fast as it comes, whatever the client's pace.
+    fn buffers_response(&self, ctx: &Ctx<'e>) -> bool {
+        let asked = ctx.buffer_response.unwrap_or(self.view.snapshot.gateway.buffering.response);
+        // nginx's word for it, which applications send.
+        asked && ctx.response.fields.first(b"x-accel-buffering").is_none_or(|value| !value.eq_ignore_ascii_case(b"no"))
+    }
+
+    async fn deliver_streaming(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        up: &mut Connection,
+        outbox: &mut Outbox<'_>,
+        deadlines: &Deadlines,
+    ) -> Done {
         let keep = self.keeps(ctx);
         let manner = respond::manner(ctx, keep, None, false);
         let mut out = respond::write(ctx, &manner, super::core::date().as_bytes());
         let mut body = match Download::begin(ctx, manner.framing, &mut out) {
             Ok(body) => body,
-            Err(error) => return (cold(self.bad_gateway(ctx, error)).await, false),
+            Err(error) => return Done::broken(cold(self.bad_gateway(ctx, error)).await),
         };
         let upload = &mut self.upload;
-        let streamed = relay::stream(ctx, self.down, up, upload, &mut body, manner.framing, None, out, deadlines).await;
+        let streamed = relay::stream(ctx, self.down, up, upload, &mut body, manner.framing, None, outbox, out, deadlines).await;
         ctx.sent.body_bytes = body.data;
         self.delivered(ctx, up, &manner, &body, streamed)
     }
@@ -138,27 +208,37 @@ impl<'e> Exchange<'e> {
         up: &Connection,
         manner: &Manner,
         body: &Download,
-        streamed: Result<(), Error>,
-    ) -> (After, bool) {
+        streamed: Result<Delivered, Error>,
+    ) -> Done {
         if let Some(last) = ctx.tries.last_mut() {
             last.bytes_received += body.received;
         }
         match streamed {
-            Ok(()) => {
+            Ok(delivered) => {
                 ctx.reason = Reason::Done;
                 let keep = manner.keep_alive && self.upload.sent_whole();
-                (if keep { After::Keep } else { After::Close }, body.whole && !body.excess)
+                Done {
+                    after: if keep { After::Keep } else { After::Close },
+                    whole: body.whole && !body.excess,
+                    rest_waits: matches!(delivered, Delivered::Received),
+                }
             }
-            Err(error) => (self.cut(ctx, error, up), false),
+            Err(error) => Done::broken(self.cut(ctx, error, up)),
         }
     }
 
     /// Bodies that plugins replace, collect or filter.
-    async fn deliver_changed(&mut self, ctx: &mut Ctx<'e>, up: &mut Connection, deadlines: &Deadlines) -> (After, bool) {
+    async fn deliver_changed(
+        &mut self,
+        ctx: &mut Ctx<'e>,
+        up: &mut Connection,
+        outbox: &mut Outbox<'_>,
+        deadlines: &Deadlines,
+    ) -> Done {
         let mut first = Chunk::small();
         let mut body = match Download::begin(ctx, Framing::Plain, &mut first) {
             Ok(body) => body,
-            Err(error) => return (cold(self.bad_gateway(ctx, error)).await, false),
+            Err(error) => return Done::broken(cold(self.bad_gateway(ctx, error)).await),
         };
         let plan = std::mem::take(&mut ctx.body_plan);
         ctx.reason = Reason::Done;
@@ -169,14 +249,16 @@ impl<'e> Exchange<'e> {
                 let upload = &mut self.upload;
                 match relay::collect(self.down, up, upload, &mut body, first, limit, deadlines).await {
                     Ok(data) => data,
-                    Err(error) if error.side == Side::Downstream => return (self.body_failed(ctx, error).await, false),
-                    Err(error) => return (self.bad_gateway(ctx, error).await, false),
+                    Err(error) if error.side == Side::Downstream => return Done::broken(self.body_failed(ctx, error).await),
+                    Err(error) => return Done::broken(self.bad_gateway(ctx, error).await),
                 }
             }
-            BodyPlan::Filter | BodyPlan::Stream => return self.deliver_filtered(ctx, up, body, first, deadlines).await,
+            BodyPlan::Filter | BodyPlan::Stream => {
+                return self.deliver_filtered(ctx, up, body, outbox, first, deadlines).await;
+            }
         };
         self.filter_body(ctx, &mut data);
-        (self.send_whole(ctx, &data).await, body.whole && !body.excess)
+        Done { after: self.send_whole(ctx, &data).await, whole: body.whole && !body.excess, rest_waits: false }
     }
 
     async fn deliver_filtered(
@@ -184,9 +266,10 @@ impl<'e> Exchange<'e> {
         ctx: &mut Ctx<'e>,
         up: &mut Connection,
         mut body: Download,
+        outbox: &mut Outbox<'_>,
         first: Chunk,
         deadlines: &Deadlines,
-    ) -> (After, bool) {
+    ) -> Done {
         let keep = self.keeps(ctx);
         let manner = respond::manner(ctx, keep, None, true);
         let head = respond::write(ctx, &manner, super::core::date().as_bytes());
@@ -195,7 +278,8 @@ impl<'e> Exchange<'e> {
         let chains = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
         let filter = (!manner.bodyless).then(|| Filter::new(chains, manner.framing, first));
         let upload = &mut self.upload;
-        let streamed = relay::stream(ctx, self.down, up, upload, &mut body, manner.framing, filter, head, deadlines).await;
+        let streamed =
+            relay::stream(ctx, self.down, up, upload, &mut body, manner.framing, filter, outbox, head, deadlines).await;
         self.delivered(ctx, up, &manner, &body, streamed)
     }
 
@@ -271,6 +355,11 @@ impl<'e> Exchange<'e> {
         pool::retire(up);
         After::Gone
     }
+}
+
+/// gRPC's messages go back and forth: its bodies are never gathered.
+fn is_grpc(ctx: &Ctx<'_>) -> bool {
+    ctx.request.fields.first(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"))
 }
 
 /// Tells the client which node its session lies on now, where it does not know.

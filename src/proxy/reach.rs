@@ -183,7 +183,7 @@ impl<'e> Exchange<'e> {
     }
 
     /// RFC 9110 §10.1.1: the body was asked to be waited for, and it is wanted.
-    async fn say_continue(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines) -> Result<(), Error> {
+    pub(super) async fn say_continue(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines) -> Result<(), Error> {
         if ctx.request.fields.received().len() > ctx.request.head_bytes {
             return Ok(()); // the client did not wait
         }

@@ -1,10 +1,12 @@
 //! The response's body on its way to the client. One chunk is sent while the next one is received, no more: a client that
 //! does not take its answer holds the upstream back.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use super::attempt::Deadlines;
+use super::core::Kept;
 use super::downstream::Downstream;
 use super::exchange::cold;
 use super::reframe::{self, Framing};
@@ -122,6 +124,14 @@ impl Download {
     }
 }
 
+/// How far [`stream`] came.
+pub enum Delivered {
+    /// All is sent.
+    Sent,
+    /// All is received, and the rest of it waits in the outbox: the upstream's connection is free. [`flush`] sends it.
+    Received,
+}
+
 /// Sends `first` (head and, without a filter, the body's first bytes), then the rest of the body as it comes.
 ///
 /// # Errors
@@ -134,23 +144,21 @@ pub async fn stream(
     body: &mut Download,
     framing: Framing,
     mut filter: Option<Filter<'_>>,
+    outbox: &mut Outbox<'_>,
     first: Chunk,
     deadlines: &Deadlines,
-) -> Result<(), Error> {
-    ctx.sent.bytes += first.len() as u64;
-    down.stream.watch().arm(Wait::Send, deadlines.send);
-    down.stream.start_send(first);
+) -> Result<Delivered, Error> {
+    send_next(ctx, down, first, deadlines);
     if !body.whole {
         up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
     }
-    let mut waiting: Option<Chunk> = None;
     let mut turn = 0_usize;
     loop {
         let end =
-            poll_fn(|cx| poll(cx, ctx, down, up, upload, body, framing, filter.as_mut(), &mut waiting, deadlines, &mut turn));
-        let end = end.await;
+            poll_fn(|cx| poll(cx, ctx, down, up, upload, body, framing, filter.as_mut(), outbox, deadlines, &mut turn)).await;
         match end {
-            Step::Done => return Ok(()),
+            Step::Done => return Ok(Delivered::Sent),
+            Step::Received => return Ok(Delivered::Received),
             Step::Failed(error) => return Err(error),
             Step::Yield => {
                 turn = 0;
@@ -160,10 +168,91 @@ pub async fn stream(
     }
 }
 
+/// Sends what waits in the outbox.
+///
+/// # Errors
+/// The client's side failed.
+pub async fn flush(
+    ctx: &mut Ctx<'_>,
+    down: &mut Downstream,
+    outbox: &mut Outbox<'_>,
+    deadlines: &Deadlines,
+) -> Result<(), Error> {
+    loop {
+        if down.stream.sending()
+            && let Err(error) = poll_fn(|cx| down.stream.poll_send(cx)).await
+        {
+            return Err(down.fault(&error));
+        }
+        let Some(chunk) = outbox.next() else {
+            down.stream.watch().disarm();
+            return Ok(());
+        };
+        send_next(ctx, down, chunk, deadlines);
+    }
+}
+
+fn send_next(ctx: &mut Ctx<'_>, down: &mut Downstream, chunk: Chunk, deadlines: &Deadlines) {
+    ctx.sent.bytes += chunk.len() as u64;
+    down.stream.watch().arm(Wait::Send, deadlines.send);
+    down.stream.start_send(chunk);
+}
+
 enum Step {
     Done,
+    Received,
     Failed(Error),
     Yield,
+}
+
+/// Pieces that wait for the client: one, or as many as are allowed where responses are buffered.
+#[derive(Default)]
+pub struct Outbox<'k> {
+    waiting: Option<Chunk>,
+    ahead: Option<Ahead<'k>>,
+}
+
+/// Room for more than one piece.
+struct Ahead<'k> {
+    keep: &'k dyn Fn(usize) -> Option<Kept>,
+    left: usize,
+    queue: VecDeque<(Chunk, Option<Kept>)>,
+}
+
+impl<'k> Outbox<'k> {
+    /// One that takes up to `most` bytes more, as long as `keep` has room for them.
+    pub fn buffering(most: usize, keep: &'k dyn Fn(usize) -> Option<Kept>) -> Self {
+        Self { waiting: None, ahead: Some(Ahead { keep, left: most, queue: VecDeque::new() }) }
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.is_none() || self.ahead.as_ref().is_some_and(|ahead| ahead.left > 0)
+    }
+
+    fn put(&mut self, piece: Option<Chunk>) {
+        match (&self.waiting, &mut self.ahead, piece) {
+            (Some(_), Some(ahead), Some(piece)) => {
+                let piece = piece.fitted();
+                let kept = (ahead.keep)(piece.capacity());
+                ahead.left = if kept.is_some() { ahead.left.saturating_sub(piece.len()) } else { 0 };
+                ahead.queue.push_back((piece, kept));
+            }
+            (_, _, piece) => self.waiting = piece,
+        }
+    }
+
+    fn next(&mut self) -> Option<Chunk> {
+        let next = self.waiting.take()?;
+        if let Some(ahead) = &mut self.ahead
+            && let Some((piece, kept)) = ahead.queue.pop_front()
+        {
+            if kept.is_some() {
+                ahead.left += piece.len();
+            }
+            self.waiting = Some(piece);
+        }
+        Some(next)
+    }
 }
 
 /// Bytes that one task may move on the epoll driver before others have their turn. The ring yields by itself.
@@ -178,15 +267,13 @@ fn poll(
     body: &mut Download,
     framing: Framing,
     mut filter: Option<&mut Filter<'_>>,
-    waiting: &mut Option<Chunk>,
+    outbox: &mut Outbox<'_>,
     deadlines: &Deadlines,
     turn: &mut usize,
 ) -> Poll<Step> {
     if !upload.sent_whole() {
-        // An early answer: the request's rest goes on as long as the upstream takes it.
-        match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
-            Poll::Ready(Err(error)) if error.side == Side::Downstream => return Poll::Ready(Step::Failed(error)),
-            _ => up.stream.watch().arm(Wait::Read, deadlines.upstream.read),
+        if let Err(error) = go_on_with(upload, cx, down, up, deadlines) {
+            return Poll::Ready(Step::Failed(error));
         }
         down.stream.watch().arm(Wait::Send, deadlines.send);
     }
@@ -199,14 +286,15 @@ fn poll(
                 Poll::Pending => {}
             }
         }
-        if waiting.is_none() && !filter.as_ref().map_or(body.whole, |filter| filter.ended) {
+        let whole = |body: &Download, filter: &Option<&mut Filter<'_>>| filter.as_ref().map_or(body.whole, |one| one.ended);
+        if outbox.has_room() && !whole(body, &filter) {
             let polled = match &mut filter {
                 None => body.poll_piece(cx, up, framing),
                 Some(filter) => filter.poll_piece(cx, ctx, up, body),
             };
             match polled {
                 Poll::Ready(Ok(piece)) => {
-                    *waiting = piece;
+                    outbox.put(piece);
                     moved = true;
                 }
                 Poll::Ready(Err(error)) if !down.stream.sending() => return Poll::Ready(Step::Failed(error)),
@@ -219,22 +307,40 @@ fn poll(
             }
         }
         if !down.stream.sending() {
-            if let Some(chunk) = waiting.take() {
+            if let Some(chunk) = outbox.next() {
                 *turn += chunk.len();
-                ctx.sent.bytes += chunk.len() as u64;
-                down.stream.watch().arm(Wait::Send, deadlines.send);
-                down.stream.start_send(chunk);
+                send_next(ctx, down, chunk, deadlines);
                 moved = true;
-            } else if filter.as_ref().map_or(body.whole, |filter| filter.ended) {
+            } else if whole(body, &filter) {
                 down.stream.watch().disarm();
                 return Poll::Ready(Step::Done);
             }
+        }
+        if outbox.ahead.is_some() && whole(body, &filter) && upload.sent_whole() {
+            return Poll::Ready(Step::Received);
         }
         if !moved {
             return Poll::Pending;
         }
         if *turn > TURN_BYTES && rt::carrier() == Carrier::Epoll {
             return Poll::Ready(Step::Yield);
+        }
+    }
+}
+
+/// An early answer: the request's rest goes on as long as the upstream takes it. Only the client's faults are faults here.
+fn go_on_with(
+    upload: &mut Upload,
+    cx: &mut Context<'_>,
+    down: &mut Downstream,
+    up: &mut Connection,
+    deadlines: &Deadlines,
+) -> Result<(), Error> {
+    match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
+        Poll::Ready(Err(error)) if error.side == Side::Downstream => Err(error),
+        _ => {
+            up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
+            Ok(())
         }
     }
 }
@@ -264,11 +370,10 @@ pub async fn collect(
     up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
     let mut next = async || {
         poll_fn(|cx| {
-            if !upload.sent_whole() {
-                match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
-                    Poll::Ready(Err(error)) if error.side == Side::Downstream => return Poll::Ready(Err(error)),
-                    _ => up.stream.watch().arm(Wait::Read, deadlines.upstream.read),
-                }
+            if !upload.sent_whole()
+                && let Err(error) = go_on_with(upload, cx, down, up, deadlines)
+            {
+                return Poll::Ready(Err(error));
             }
             body.poll_piece(cx, up, Framing::Plain)
         })

@@ -1,8 +1,10 @@
 //! The request's body on its way to the upstream.
 
+use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::core::Kept;
 use super::downstream::Downstream;
 use super::reframe::{self, Framing};
 use crate::base::buf::Chunk;
@@ -10,6 +12,7 @@ use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
 use crate::net::{Stream, Wait};
 use crate::proto::h1::body::Decoder;
+use crate::proto::h1::emit;
 use crate::proto::message::BodyShape;
 
 /// One request body.
@@ -20,6 +23,7 @@ pub struct Upload {
     read_whole: bool,
     sent_whole: bool,
     beyond_head: bool,
+    gathered: Option<Gathered>,
     /// Bytes of the body that came along with the head and belong to it.
     pub with_head: usize,
     /// Data bytes taken so far.
@@ -41,6 +45,7 @@ impl Upload {
             read_whole: empty,
             sent_whole: empty,
             beyond_head: false,
+            gathered: None,
             with_head: 0,
             taken: 0,
             received: 0,
@@ -73,6 +78,14 @@ impl Upload {
     /// # Errors
     /// If its framing is broken or it is longer than its limit; the client's fault.
     pub fn begin(&mut self, behind_head: &[u8], out: &mut Chunk) -> Result<(), Error> {
+        if let Some(gathered) = &self.gathered {
+            put_framed(out, &gathered.data, self.framing);
+            if self.read_whole && self.framing == Framing::Chunked {
+                emit::last_chunk(out, self.decoder.trailers());
+            }
+            self.sent_whole = false;
+            return Ok(());
+        }
         self.taken = 0;
         if self.start_is_empty() {
             return Ok(());
@@ -84,6 +97,63 @@ impl Upload {
         self.read_whole = done;
         self.sent_whole = false;
         self.count(data)
+    }
+
+    /// Reads on, before anything goes out, until the body is whole or `most` bytes of it are there. `keep` says whether the
+    /// worker has room for so many more bytes.
+    ///
+    /// # Errors
+    /// Of the client's side.
+    pub async fn gather(
+        &mut self,
+        behind_head: &[u8],
+        down: &mut Downstream,
+        timeout: Duration,
+        most: usize,
+        mut keep: impl FnMut(usize) -> Option<Kept>,
+    ) -> Result<(), Error> {
+        if self.read_whole || self.gathered.is_some() {
+            return Ok(());
+        }
+        let mut first = Chunk::small();
+        self.decoder = Decoder::new(self.shape);
+        let appended = reframe::append(&mut self.decoder, Framing::Plain, behind_head, &mut first);
+        let (used, data, done) = appended.map_err(|_| Error::new(Side::Downstream, Kind::Malformed))?;
+        (self.with_head, self.read_whole, self.sent_whole) = (used, done, false);
+        self.count(data)?;
+        let mut gathered = Gathered { data: first.filled().to_vec(), kept: Vec::new() };
+        while !self.read_whole && gathered.data.len() < most {
+            down.stream.watch().arm(Wait::Body, timeout);
+            let input = poll_fn(|cx| down.poll_bytes(cx, false, self.chunk_bytes())).await.map_err(|error| down.fault(&error))?;
+            down.stream.watch().disarm();
+            if input.is_empty() {
+                return Err(ended(down));
+            }
+            let piece = self.decode(Framing::Plain, input, down)?;
+            let Some(room) = keep(piece.len()) else {
+                gathered.data.extend_from_slice(piece.filled());
+                break;
+            };
+            gathered.kept.push(room);
+            gathered.data.extend_from_slice(piece.filled());
+        }
+        self.gathered = Some(gathered);
+        Ok(())
+    }
+
+    /// The body, where all of it was gathered.
+    pub fn gathered(&self) -> Option<&[u8]> {
+        self.gathered.as_ref().filter(|_| self.read_whole).map(|gathered| gathered.data.as_slice())
+    }
+
+    /// A gathered body goes out with its length, unless it has trailers; gives the length.
+    pub fn say_length(&mut self) -> Option<u64> {
+        let length = self.gathered()?.len() as u64;
+        if self.framing == Framing::Plain || !self.decoder.trailers().is_empty() {
+            return None;
+        }
+        self.framing = Framing::Plain;
+        Some(length)
     }
 
     fn start_is_empty(&self) -> bool {
@@ -125,10 +195,10 @@ impl Upload {
             };
             down.stream.watch().disarm();
             if input.is_empty() {
-                let kind = if down.stream.watch().fired() == Some(Wait::Body) { Kind::TimedOut } else { Kind::Closed };
-                return Poll::Ready(Err(Error::new(Side::Downstream, kind)));
+                return Poll::Ready(Err(ended(down)));
             }
-            let out = self.take(input, down)?;
+            self.beyond_head = true;
+            let out = self.decode(self.framing, input, down)?;
             if !out.is_empty() {
                 up.watch().arm(Wait::Send, send_timeout);
                 up.start_send(out);
@@ -136,11 +206,10 @@ impl Upload {
         }
     }
 
-    fn take(&mut self, input: Chunk, down: &mut Downstream) -> Result<Chunk, Error> {
-        self.beyond_head = true;
+    fn decode(&mut self, framing: Framing, input: Chunk, down: &mut Downstream) -> Result<Chunk, Error> {
         self.received += input.len() as u64;
-        let reframed = reframe::reframe(&mut self.decoder, self.framing, input)
-            .map_err(|_| Error::new(Side::Downstream, Kind::Malformed))?;
+        let reframed =
+            reframe::reframe(&mut self.decoder, framing, input).map_err(|_| Error::new(Side::Downstream, Kind::Malformed))?;
         self.received -= reframed.rest.len() as u64;
         self.read_whole = reframed.done;
         down.put_back(reframed.rest);
@@ -152,6 +221,30 @@ impl Upload {
     fn chunk_bytes(&self) -> usize {
         if self.taken > limits::LARGE_BODY_BYTES { limits::CHUNK_LARGE_BYTES } else { limits::CHUNK_SMALL_BYTES }
     }
+}
+
+/// A body's bytes that are kept in memory.
+struct Gathered {
+    data: Vec<u8>,
+    kept: Vec<Kept>,
+}
+
+fn put_framed(out: &mut Chunk, data: &[u8], framing: Framing) {
+    let chunked = framing == Framing::Chunked && !data.is_empty();
+    out.grow(out.start() + out.len() + data.len() + limits::OWN_FIELDS_BYTES);
+    if chunked {
+        emit::put(out, emit::chunk_line(data.len()).as_bytes());
+    }
+    emit::put(out, data);
+    if chunked {
+        emit::put(out, b"\r\n");
+    }
+}
+
+/// The client closed inside its body, or its deadline passed.
+fn ended(down: &Downstream) -> Error {
+    let kind = if down.stream.watch().fired() == Some(Wait::Body) { Kind::TimedOut } else { Kind::Closed };
+    Error::new(Side::Downstream, kind)
 }
 
 /// Reads an I/O error of the upstream's side, a fired deadline told apart.

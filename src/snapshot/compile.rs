@@ -141,7 +141,7 @@ impl Compiler<'_> {
             Target::None => 2.hash(&mut hasher),
         }
         for source in &sources {
-            for identity in traffic_split::references(source.plugins, &source.origin.item) {
+            for identity in references(source) {
                 self.specs.slot(&identity).hash(&mut hasher);
             }
         }
@@ -314,6 +314,13 @@ impl Compiler<'_> {
             &mut self.faults,
         );
     }
+}
+
+/// Identities of the upstreams that a layer's plugins lead to.
+fn references(source: &Source<'_>) -> Vec<String> {
+    let mut all = traffic_split::references(source.plugins, &source.origin.item);
+    all.extend(source.plugins.get("proxy-mirror").map(|_| model::mirror_identity(&source.origin.item)));
+    all
 }
 
 /// What a route's own chain is made of, weakest first.

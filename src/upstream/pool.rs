@@ -215,6 +215,14 @@ impl Pools {
         self.forget();
     }
 
+    /// Lets go most idle connections, for want of memory.
+    pub fn shrink(&mut self) {
+        for pool in &mut self.pools {
+            let most = pool.idle.len().saturating_sub(limits::IDLE_UNDER_PRESSURE);
+            pool.idle.drain(..most).for_each(|kept| retire(kept.connection));
+        }
+    }
+
     /// Lets go every idle connection to addresses that `keep` does not name any more.
     pub fn retain(&mut self, keep: impl Fn(&Address) -> bool) {
         for pool in self.pools.iter_mut().filter(|pool| !keep(&pool.address)) {

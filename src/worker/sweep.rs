@@ -8,6 +8,8 @@ use crate::proxy::Core;
 
 /// Sweeps between two looks at the pools.
 const POOLS_EVERY: u64 = 10;
+/// Sweeps between two looks at the memory's pressure.
+const PRESSURE_EVERY: u64 = 4;
 /// Sweeps between two flushes of the log.
 const LOG_EVERY: u64 = 2;
 
@@ -29,6 +31,9 @@ pub async fn run(core: Rc<Core>) {
         watch::sweep(now);
         if sweep.is_multiple_of(POOLS_EVERY) {
             core.pools.borrow_mut().sweep(now);
+        }
+        if sweep.is_multiple_of(PRESSURE_EVERY) {
+            core.follow_pressure();
         }
         if sweep.is_multiple_of(LOG_EVERY) {
             core.flush_log();

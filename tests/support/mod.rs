@@ -132,6 +132,11 @@ impl Gateway {
         until("the new epoch", || (self.epoch() > before).then_some(()));
     }
 
+    /// Other lines of `gateway:` for the next reload.
+    pub fn set(&mut self, settings: &str) {
+        settings.clone_into(&mut self.settings);
+    }
+
     pub fn epoch(&self) -> u64 {
         let answer = http_get(self.control, "/v1/ringway").unwrap_or_default();
         let status: serde_json::Value =

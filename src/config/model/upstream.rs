@@ -202,6 +202,31 @@ impl std::fmt::Debug for ClientCertificate {
     }
 }
 
+impl Upstream {
+    /// One that has nothing but nodes.
+    pub fn plain(identity: Arc<str>, origin: Origin, scheme: Scheme, nodes: Vec<Node>) -> Self {
+        Self {
+            identity,
+            id: None,
+            origin,
+            name: None,
+            nodes,
+            balancer: Balancer::RoundRobin,
+            scheme,
+            pass_host: PassHost::Pass,
+            retries: Some(0),
+            retry_timeout: Duration::ZERO,
+            timeout: Timeout::default(),
+            keepalive: KeepalivePool::default(),
+            checks: None,
+            tls: TlsToNodes::default(),
+            source: None,
+            proxy_protocol: None,
+            policy: Policy::default(),
+        }
+    }
+}
+
 /// How a node is picked. APISIX request.md §3.9.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Balancer {
@@ -394,6 +419,11 @@ impl std::fmt::Display for NodeHost {
             Self::Unix(path) => write!(f, "unix:{path}"),
         }
     }
+}
+
+/// Identity of the upstream that an item's `proxy-mirror` copies to.
+pub fn mirror_identity(item: &str) -> String {
+    format!("{item}/proxy-mirror")
 }
 
 /// Identity of an upstream that is written in place inside `traffic-split`: of which item, in which rule and entry of it.

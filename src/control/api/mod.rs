@@ -152,7 +152,7 @@ async fn render(State(shared): State<Arc<Shared>>) -> Response {
     let reports = shared.fleet.scrape().await;
     let attributes = attributes(&shared);
     metrics::own::reloads(&mut page, shared.epoch(), &shared.reloads());
-    metrics::own::process(&mut page, shared.log_failures());
+    metrics::own::process(&mut page, shared.log_failures(), shared.memory());
     metrics::own::pools(&mut page, reports.iter());
     apisix::health(&mut page, &attributes, &shared.checked());
     apisix::process(&mut page, &attributes, shared.fleet.seats.iter().map(|seat| &*seat.counters), &shared.hostname);

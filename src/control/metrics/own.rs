@@ -7,6 +7,7 @@ use crate::base::count::{Bound, Counters};
 use crate::control::fleet::Seat;
 use crate::control::status::Reloads;
 use crate::proto::message::Reason;
+use crate::snapshot::published::Pressure;
 use crate::worker::Report;
 
 /// Families read off a worker's counters: name, kind, help, reading.
@@ -94,23 +95,23 @@ pub fn reloads(page: &mut Exposition, epoch: u64, reloads: &Reloads) {
 }
 
 /// The process.
-pub fn process(page: &mut Exposition, log_failures: u64) {
+pub fn process(page: &mut Exposition, log_failures: u64, memory: (Option<u64>, Pressure)) {
+    let (limit, pressure) = memory;
+    if let Some(limit) = limit {
+        page.number("ringway_memory_limit_bytes", Kind::Gauge, "Memory the process may use.", &[], limit as f64);
+    }
+    let help = "How near the process is to its memory limit: 0 far, 1 near, 2 at it.";
+    page.number("ringway_memory_pressure", Kind::Gauge, help, &[], f64::from(pressure as u8));
     if let Ok(descriptors) = fs::read_dir("/proc/self/fd") {
         page.number("ringway_open_fds", Kind::Gauge, "Open descriptors.", &[], descriptors.count() as f64);
     }
     let limit = crate::net::host::descriptors().soft;
     page.number("ringway_max_fds", Kind::Gauge, "Limit of open descriptors.", &[], limit as f64);
-    if let Some(bytes) = resident_bytes() {
+    if let Some(bytes) = crate::net::host::resident_bytes() {
         page.number("ringway_resident_memory_bytes", Kind::Gauge, "Resident memory.", &[], bytes as f64);
     }
     let help = "Batches of access log that could not be written.";
     page.number("ringway_access_log_write_failures_total", Kind::Counter, help, &[], log_failures as f64);
     let labels = [("version", env!("CARGO_PKG_VERSION"))];
     page.number("ringway_build_info", Kind::Gauge, "The running build.", &labels, 1.0);
-}
-
-fn resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }

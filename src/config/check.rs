@@ -104,6 +104,12 @@ impl Checker<'_> {
             Ty::Text(least, most) => self.text(node, *least, *most, path),
             Ty::Enum(words) => self.word(node, words, path),
             Ty::Object(schema) => self.object(node, schema, path),
+            Ty::OneOrMany(schema) => match &node.kind {
+                Kind::List(items) => {
+                    items.iter().enumerate().for_each(|(at, item)| self.object(item, schema, &format!("{path}/{at}")));
+                }
+                _ => self.object(node, schema, path),
+            },
             Ty::ObjectOrOff(_) if is_off(node) => {}
             Ty::ObjectOrOff(schema) => self.object(node, schema, path),
             Ty::List(item, least) => self.list(node, item, *least, path),

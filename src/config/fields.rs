@@ -2,7 +2,7 @@
 //! (apisix/resource-fields.md) and, for `gateway:`, design.md §5.
 
 use super::later::{CERT, KEY};
-use super::{checks, later, policy};
+use super::{checks, discovery, later, policy};
 
 /// What a field may hold.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,8 @@ pub(super) enum Ty {
     Address(bool),
     /// A further object.
     Object(&'static Schema),
+    /// A further object, or a list of them.
+    OneOrMany(&'static Schema),
     /// A further object, or `off`.
     ObjectOrOff(&'static Schema),
     /// A list of these; the number is the least length.
@@ -248,7 +250,7 @@ pub(super) static UPSTREAM: Schema = ruled(
             "",
             "Ringway's own: nodes are told the client's address by the PROXY protocol.",
         ),
-        f("service_name", Ty::NotYet("service discovery is", &Ty::Text(1, 256)), "", "Name to discover nodes by."),
+        f("service_name", Ty::Text(1, 256), "", "Name to discover nodes by."),
         f("discovery_type", Ty::Text(0, 256), "", "Registry to discover nodes in."),
         f("discovery_args", Ty::Object(&later::DISCOVERY_ARGS), "", "Where to look in it."),
         f("hash_on", Ty::Enum(&["vars", "header", "cookie", "consumer", "vars_combinations"]), "vars", "What `chash` hashes."),
@@ -395,6 +397,12 @@ pub(super) static GATEWAY: Schema = object(
             Ty::Object(&BUFFERING),
             "",
             "Bodies that are kept in memory, for applications that a slow client must not hold.",
+        ),
+        f(
+            "discovery",
+            Ty::Object(&discovery::DISCOVERY),
+            "",
+            "Registries in which upstreams with a `service_name` find their nodes.",
         ),
         f("telemetry", Ty::NotYet("telemetry is", &Ty::Any), "off", "Traces."),
     ],

@@ -1,10 +1,14 @@
 //! The `gateway:` section, checked: design.md §5. Everything has a default that works.
 
+mod discovery;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use discovery::{Consul, Discovery, DnsRegistry, Kubernetes, NamespaceSelector, RecordKind};
 
 use crate::base::limits;
 
@@ -31,6 +35,8 @@ pub struct Gateway {
     pub keepalive: Keepalive,
     /// `buffering`
     pub buffering: Buffering,
+    /// `discovery`
+    pub discovery: Discovery,
     /// `real_ip`
     pub real_ip: RealIp,
     /// `trusted_addresses`: peers whose X-Forwarded-* are kept (APISIX `apisix.trusted_addresses`); `None`: not configured.
@@ -364,6 +370,7 @@ impl Default for Gateway {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             buffering: Buffering::default(),
+            discovery: Discovery::default(),
             keepalive: Keepalive { requests: 100_000 },
             real_ip: RealIp { trusted: Vec::new(), trusts_unix: false, header: "X-Forwarded-For".into(), recursive: false },
             trusted_addresses: None,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::check::is_off;
+use super::discovery;
 use super::gateway::{
     AcceptMode, AccessLog, Buffering, Driver, EncodedMark, Gateway, Limits, ListenAddress, Listener, LogFormat, MemoryLimit,
     RouterMode, Timeouts,
@@ -48,6 +49,9 @@ pub(super) fn read(section: &Node, report: &mut Report) -> Gateway {
     }
     if let Some(requests) = get("keepalive").and_then(|node| node.get("requests")).and_then(Node::int) {
         gateway.keepalive.requests = u32::try_from(requests).unwrap_or(u32::MAX);
+    }
+    if let Some(registries) = get("discovery") {
+        gateway.discovery = discovery::read(registries, report);
     }
     if let Some(buffering) = get("buffering") {
         read_buffering(buffering, &mut gateway.buffering);

@@ -4,6 +4,7 @@
 
 mod check;
 mod checks;
+mod discovery;
 mod fields;
 pub mod gateway;
 mod gateway_read;

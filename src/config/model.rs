@@ -12,9 +12,9 @@ use crate::proto::message::MethodSet;
 use crate::route::expr::Expr;
 
 pub use upstream::{
-    ActiveCheck, Balancer, Bounds, Checks, ClientCertificate, HashOn, HttpProbe, KeepalivePool, Node, NodeBounds, NodeHost,
-    Outlier, PassHost, PassiveCheck, Policy, ProxyVersion, RetryBudget, SameSite, Scheme, Sticky, Timeout, TlsToNodes, Upstream,
-    mirror_identity, split_identity,
+    ActiveCheck, Balancer, Bounds, Checks, ClientCertificate, Discovered, HashOn, HttpProbe, KeepalivePool, Node, NodeBounds,
+    NodeHost, Outlier, PassHost, PassiveCheck, Policy, ProxyVersion, RetryBudget, SameSite, Scheme, Sticky, Timeout, TlsToNodes,
+    Upstream, mirror_identity, split_identity,
 };
 
 /// An id in text form (numbers become text).

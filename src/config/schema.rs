@@ -52,6 +52,7 @@ fn of(ty: &Ty) -> Json {
         Ty::Ip | Ty::IpAddress | Ty::IpOrUnix | Ty::Duration | Ty::Address(_) => json!({ "type": "string" }),
         Ty::Size | Ty::SizeOr(_) => json!({ "type": ["string", "integer"] }),
         Ty::Object(schema) => object(schema),
+        Ty::OneOrMany(schema) => json!({ "anyOf": [object(schema), { "type": "array", "items": object(schema) }] }),
         Ty::ObjectOrOff(schema) => json!({ "anyOf": [object(schema), { "enum": ["off", false] }] }),
         Ty::List(item, least) => json!({ "type": "array", "items": of(item), "minItems": least }),
         Ty::Labels => json!({ "type": "object", "additionalProperties": { "type": "string", "pattern": "^\\S+$" } }),
@@ -109,7 +110,7 @@ fn cell(text: &str) -> String {
 
 fn inner(ty: &Ty) -> Option<&'static Schema> {
     match ty {
-        Ty::Object(schema) | Ty::ObjectOrOff(schema) => Some(schema),
+        Ty::Object(schema) | Ty::OneOrMany(schema) | Ty::ObjectOrOff(schema) => Some(schema),
         Ty::List(item, _) | Ty::NotYet(_, item) => inner(item),
         _ => None,
     }
@@ -133,6 +134,7 @@ fn type_text(ty: &Ty) -> String {
         Ty::SizeOr(words) => format!("size, or `{}`", words.join("`, `")),
         Ty::Address(_) => "address".into(),
         Ty::Object(schema) => format!("object `{}`", schema.name),
+        Ty::OneOrMany(schema) => format!("object `{}`, or a list of them", schema.name),
         Ty::ObjectOrOff(schema) => format!("object `{}`, or `off`", schema.name),
         Ty::List(item, _) => format!("list of {}", type_text(item)),
         Ty::Labels => "map of string".into(),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::model::{
-    Balancer, HashOn, KeepalivePool, PassHost, ProxyVersion, Scheme, TlsToNodes, Upstream, mirror_identity, split_identity,
+    Balancer, Discovered, HashOn, KeepalivePool, PassHost, ProxyVersion, Scheme, TlsToNodes, Upstream, mirror_identity,
+    split_identity,
 };
 use super::raw::{Kind, Node};
 use super::resources::{Builder, reference, text, timeout};
@@ -46,6 +47,7 @@ impl Builder<'_> {
             checks: node.get("checks").and_then(checks::read).map(Arc::new),
             tls: node.get("tls").map(tls).unwrap_or_default(),
             source: node.get("source_address").and_then(Node::text).and_then(|text| text.parse().ok()),
+            discovered: self.discovered(node, path),
             policy: policy::read(node),
             proxy_protocol: match node.get("proxy_protocol").and_then(Node::text) {
                 Some("v1") => Some(ProxyVersion::V1),
@@ -53,6 +55,21 @@ impl Builder<'_> {
                 _ => None,
             },
         })
+    }
+
+    fn discovered(&mut self, node: &Node, path: &str) -> Option<Discovered> {
+        const KNOWN: [&str; 3] = ["dns", "consul", "kubernetes"];
+        let (service, kind) = (node.get("service_name")?.text()?, node.get("discovery_type")?);
+        let registry = kind.text()?;
+        if ["consul_kv", "eureka", "nacos", "tars"].contains(&registry) {
+            let message = format!("discovery by `{registry}` is not supported yet");
+            self.report.error(kind.place, &format!("{path}/discovery_type"), message);
+        } else if !KNOWN.contains(&registry) {
+            let fault =
+                self.report.error(kind.place, &format!("{path}/discovery_type"), format!("unknown registry `{registry}`"));
+            fault.suggest(suggest::nearest(registry, KNOWN)).help(format!("one of {}", KNOWN.join(", ")));
+        }
+        Some(Discovered { registry: registry.into(), service: service.into() })
     }
 
     fn balancer(&mut self, node: &Node, path: &str) -> Balancer {

@@ -97,7 +97,7 @@ pub fn load(source: &Source, epoch: u64, previous: Option<(&Arc<Snapshot>, u64)>
         Err(report) => return Outcome::Broken(Text::of(&report)),
     };
     let digest = digest(loaded.sources());
-    if previous.is_some_and(|(_, before)| before == digest) {
+    if previous.is_some_and(|(snapshot, before)| before == digest && snapshot.services == names.services.version()) {
         return Outcome::Unchanged;
     }
     match compile(loaded, epoch, previous.map(|(snapshot, _)| snapshot), names) {

@@ -179,7 +179,7 @@ impl Resolving {
 
     fn resolver(&mut self) -> Option<Arc<TokioResolver>> {
         if self.resolver.is_none() {
-            match build(&self.conf.borrow_and_update().clone()) {
+            match build(&self.conf.borrow_and_update().clone(), true) {
                 Ok(resolver) => self.resolver = Some(Arc::new(resolver)),
                 Err(why) => crate::limited!(error, "cannot set up the resolver: {why}"),
             }
@@ -188,7 +188,11 @@ impl Resolving {
     }
 }
 
-fn build(conf: &Dns) -> Result<TokioResolver, String> {
+/// A resolver without a cache; `hosts`: /etc/hosts counts.
+///
+/// # Errors
+/// What is wrong with the system's settings.
+pub fn build(conf: &Dns, hosts: bool) -> Result<TokioResolver, String> {
     let provider = TokioRuntimeProvider::default();
     let mut builder = if conf.servers.is_empty() {
         TokioResolver::builder(provider).map_err(|error| format!("/etc/resolv.conf: {error}"))?
@@ -206,7 +210,7 @@ fn build(conf: &Dns) -> Result<TokioResolver, String> {
     options.attempts = 2;
     // Answers are kept by `Names` for their time to live; a second cache would only add to it.
     options.cache_size = 0;
-    options.use_hosts_file = ResolveHosts::Always;
+    options.use_hosts_file = if hosts { ResolveHosts::Always } else { ResolveHosts::Never };
     builder.build().map_err(|error| error.to_string())
 }
 

@@ -17,6 +17,8 @@ use crate::upstream::names::Names;
 pub enum Order {
     /// Read now (HUP).
     Reload,
+    /// A registry has news: compile again, whether the texts changed or not.
+    Refresh,
     /// The last outcome is dealt with: the new epoch is published, or refused (`false`) because a listener could not be opened.
     Done {
         /// It was published.
@@ -87,6 +89,7 @@ impl Helper {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Reload => self.reload_asked = true,
+            Order::Refresh => self.reload_due = true,
             Order::Drop(garbage) => drop(garbage),
             Order::Done { published } => {
                 self.waiting = false;

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::api;
 use super::bind::{BindError, bind_control};
+use super::discovery::Discovering;
 use super::fleet::{Fleet, Seat};
 use super::health::Checkers;
 use super::listeners::{self, Change, Listeners};
@@ -73,7 +74,7 @@ pub fn run(source: Source) -> Result<(), Failure> {
     let blocked = host::SignalsBlocked::new();
     let names = Arc::new(Names::default());
     let mut watch = Watch::new(files_of(&source));
-    let loaded = first_load(&source, &names)?;
+    let mut loaded = first_load(&source, &names)?;
     watch.follow(loaded.files.clone());
     start_log(&loaded)?;
 
@@ -90,6 +91,12 @@ pub fn run(source: Source) -> Result<(), Failure> {
     let unresolved = runtime.block_on(resolving.first(NAMES_WAIT));
     if unresolved > 0 {
         tracing::warn!("{unresolved} names of upstream nodes have no address yet; their requests fail until they have");
+    }
+
+    let (registries, registries_newest) = watch::channel((gateway.discovery.clone(), gateway.dns.clone()));
+    let mut discovering = Discovering::new(names.clone(), registries_newest);
+    if runtime.block_on(discovering.first(NAMES_WAIT)) {
+        loaded = first_load(&source, &names)?; // with the nodes that are known now
     }
 
     let opened = Opened::open(&loaded, plan.cpus.len(), inherited)?;
@@ -122,24 +129,26 @@ pub fn run(source: Source) -> Result<(), Failure> {
         helper,
         results,
         dns,
+        registries,
         kick,
         checkers: Checkers::default(),
     };
     drop(blocked);
-    serve(&runtime, coordinator, (change, signals), resolving, shared, control, exporter)
+    serve(&runtime, coordinator, (change, signals), (resolving, discovering), shared, control, exporter)
 }
 
 fn serve(
     runtime: &Runtime,
     coordinator: Coordinator,
     begin: (Change, Signals),
-    resolving: Resolving,
+    names: (Resolving, Discovering),
     shared: Arc<Shared>,
     control: Option<TcpListener>,
     exporter: Option<TcpListener>,
 ) -> Result<(), Failure> {
     runtime.block_on(async {
-        tokio::spawn(resolving.run());
+        tokio::spawn(names.0.run());
+        tokio::spawn(names.1.run(coordinator.helper.clone()));
         tokio::spawn(super::overload::watch(coordinator.published.clone(), shared.clone()));
         if let Some(socket) = control {
             tokio::spawn(report(api::serve(socket, shared.clone()), "the Control API"));

@@ -17,7 +17,7 @@ use super::run::Failure;
 use super::signals::{Ask, Signals};
 use super::status::{LastReload, Phase, Shared};
 use crate::base::{clock, log};
-use crate::config::gateway::{Dns, Gateway};
+use crate::config::gateway::{Discovery, Dns, Gateway};
 use crate::worker::{Event, Message, Published};
 
 /// How often the workers' threads are looked at.
@@ -45,6 +45,8 @@ pub struct Coordinator {
     pub results: flume::Receiver<Notice>,
     /// `dns` of the newest epoch.
     pub dns: watch::Sender<Dns>,
+    /// `discovery` and `dns` of the newest epoch.
+    pub registries: watch::Sender<(Discovery, Dns)>,
     /// Wakes the resolver.
     pub kick: Arc<Notify>,
     /// Probes of upstream nodes.
@@ -258,6 +260,11 @@ impl Coordinator {
         self.dns.send_if_modified(|dns| {
             let changed = *dns != gateway.dns;
             dns.clone_from(&gateway.dns);
+            changed
+        });
+        self.registries.send_if_modified(|(discovery, dns)| {
+            let changed = *discovery != gateway.discovery || *dns != gateway.dns;
+            (*discovery, *dns) = (gateway.discovery.clone(), gateway.dns.clone());
             changed
         });
         self.kick.notify_one();

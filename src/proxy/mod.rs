@@ -5,6 +5,7 @@ pub mod access_log;
 pub mod answer;
 pub mod attempt;
 pub mod conn_h1;
+mod connect;
 pub mod core;
 pub mod downstream;
 pub mod exchange;

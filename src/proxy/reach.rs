@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,20 +13,17 @@ use super::exchange::{Exchange, cold, phase};
 use super::forward::{Failure, failed};
 use super::outgoing;
 use crate::base::buf::Chunk;
-use crate::base::clock::{self, Tick};
+use crate::base::clock;
 use crate::base::count::Bound;
 use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
-use crate::config::model::ProxyVersion;
-use crate::net::{rt, tls};
+use crate::net::rt;
 use crate::plugin::ctx::Try;
 use crate::plugin::{Ctx, Phases, cookie};
-use crate::proto::message::Reason;
-use crate::proto::proxy_protocol;
 use crate::proto::vars::Vars;
-use crate::upstream::pool::{self, PoolId, Stage, Way};
+use crate::upstream::pool::{self, PoolId};
 use crate::upstream::spec::{Balance, HashKey};
-use crate::upstream::{Choice, Connection, Picked, Pools, Queue, Spec, Tried};
+use crate::upstream::{Choice, Connection, Picked, Queue, Spec, Tried};
 
 impl<'e> Exchange<'e> {
     /// Tries nodes until one's answer begins.
@@ -151,19 +147,6 @@ impl<'e> Exchange<'e> {
         may
     }
 
-    /// The pool of connections that may carry this request: those with the same name, certificates and source.
-    #[cold]
-    fn own_pool(&self, ctx: &Ctx<'e>, spec: &Spec, picked: &mut Picked, pools: &mut Pools) {
-        let name = match &spec.dial.tls {
-            Some(_) => tls::server_name(outgoing::host_text(ctx, spec, picked.node)).into(),
-            None => Box::default(),
-        };
-        picked.pool = match spec.dial.proxy_protocol {
-            Some(_) => PoolId::NONE,
-            None => pools.of_kind(picked.address, pool::Kind { dial: spec.dial.digest(), name }),
-        };
-    }
-
     pub(super) fn takes_part(&self, phase: Phases) -> bool {
         let mut some = false;
         self.each_chain(|chain| some |= chain.has(phase));
@@ -211,7 +194,7 @@ impl<'e> Exchange<'e> {
             let mut up = match pooled {
                 Some(up) => up,
                 None => {
-                    let (at, up) = cold(self.connect_any(ctx, spec, picked, deadlines)).await?;
+                    let (at, up) = cold(self.connect(ctx, spec, picked, deadlines)).await?;
                     picked = at;
                     up
                 }
@@ -269,82 +252,6 @@ impl<'e> Exchange<'e> {
         }
     }
 
-    /// Connects to the picked address, or where it can't be reached to the node's other ones.
-    async fn connect_any(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        spec: &'e Arc<Spec>,
-        mut picked: Picked,
-        deadlines: &Deadlines,
-    ) -> Result<(Picked, Box<Connection>), Error> {
-        let mut left = limits::TRIES_MAX;
-        loop {
-            let started = clock::now();
-            let error = match self.connect(ctx, spec, picked, started, deadlines).await {
-                Ok(up) => return Ok((picked, up)),
-                Err(error) => error,
-            };
-            let mut pools = self.core.pools.borrow_mut();
-            let mut upstreams = self.core.upstreams.borrow_mut();
-            let Some(state) = upstreams.of(spec, &mut pools, self.core.index) else { return Err(error) };
-            left = left.min(state.addresses_of(picked.node)).saturating_sub(1);
-            match state.next_address(picked).filter(|_| left > 0) {
-                Some(next) => picked = next,
-                None => return Err(error),
-            }
-            if !spec.dial.is_plain() {
-                self.own_pool(ctx, spec, &mut picked, &mut pools);
-            }
-        }
-    }
-
-    async fn connect(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        spec: &'e Arc<Spec>,
-        picked: Picked,
-        started: Tick,
-        deadlines: &Deadlines,
-    ) -> Result<Box<Connection>, Error> {
-        let tls = match spec.dial.tls {
-            Some(_) => {
-                let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());
-                upstreams.of(spec, &mut pools, self.core.index).and_then(|state| state.tls())
-            }
-            None => None,
-        };
-        let name = tls::server_name(outgoing::host_text(ctx, spec, picked.node));
-        let introduction = spec.dial.proxy_protocol.map(|version| introduction(ctx, version));
-        let way =
-            Way { address: picked.address, source: spec.dial.source, introduction, tls: tls.as_ref().map(|tls| (tls, name)) };
-        let opened = Pools::open(&self.core.counters, way, deadlines.upstream.connect).await;
-        clock::refresh();
-        opened.map_err(|(stage, cause)| {
-            let error = Error::from_io(Side::Upstream, &cause).retryable(); // nothing was sent
-            let (status, reason) = match (error.kind, stage) {
-                (Kind::TimedOut, _) => (504, Reason::UpstreamConnectTimeout),
-                (_, Stage::Connect) => (502, Reason::UpstreamRefused),
-                (_, Stage::Tls) => {
-                    crate::limited!(warn, "{}: TLS with {} failed: {cause}", spec.identity, picked.address);
-                    (502, Reason::UpstreamTls)
-                }
-            };
-            ctx.reason = reason;
-            let spent = clock::now().since(started);
-            ctx.tries.push(Try {
-                node: Some(picked.address),
-                index: picked.node,
-                status,
-                connect: spent,
-                header: None,
-                total: spent,
-                bytes_sent: 0,
-                bytes_received: 0,
-            });
-            error
-        })
-    }
-
     async fn send_request(
         &mut self,
         ctx: &mut Ctx<'e>,
@@ -369,18 +276,6 @@ fn nobody(spec: &Spec, tried: &Tried) -> Failure {
     let hashes = matches!(spec.balancer, Balance::Chash(_)) && !spec.nodes.is_empty();
     let status = if hashes { 502 } else { 503 };
     if tried.count() == 0 { Failure::NoNode(status) } else { Failure::Upstream }
-}
-
-/// What a node is told of the client before anything else.
-fn introduction(ctx: &Ctx<'_>, version: ProxyVersion) -> Chunk {
-    let client = ctx.remote_ip().map(|ip| SocketAddr::new(ip, ctx.remote_port()));
-    let header = match version {
-        ProxyVersion::V1 => proxy_protocol::write_v1(client, ctx.conn.local),
-        ProxyVersion::V2 => proxy_protocol::write_v2(client, ctx.conn.local),
-    };
-    let mut out = Chunk::small();
-    crate::proto::h1::emit::put(&mut out, &header);
-    out
 }
 
 /// What consistent hashing hashes; the client's address where the key is absent. APISIX request.md §3.9.

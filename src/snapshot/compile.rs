@@ -42,11 +42,12 @@ static ROUTE_SLOTS: AtomicU32 = AtomicU32::new(0);
 pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, names: &Names) -> Result<Compiled, Report> {
     let Loaded { model, gateway, mut report } = loaded;
     let model = Arc::new(model);
+    let services = names.services.version(); // before they are read: a later answer makes another epoch
     let mut compiler = Compiler {
         model: &model,
         faults: Vec::new(),
         old_routes: previous.map(|snapshot| by_id(snapshot)).unwrap_or_default(),
-        specs: Specs::new(&model, names, previous),
+        specs: Specs::new(&model, names, &gateway.discovery, previous),
         settings: settings_digest(&model),
     };
     let routes: Vec<Arc<Route>> = compiler.routes();
@@ -77,6 +78,7 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
         consumers,
         consumer_layers,
         upstreams,
+        services,
         log,
         server: version.as_bytes().to_vec(),
         model,

@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub consumer_layers: Vec<ConsumerLayer>,
     /// Upstreams in use, by slot.
     pub upstreams: HashMap<u32, Arc<Spec>>,
+    /// Version of the registries' answers it was compiled with.
+    pub services: u64,
     /// The access log's format.
     pub log: Option<Format>,
     /// Value of the `Server` field.

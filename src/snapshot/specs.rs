@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Snapshot;
+use crate::config::gateway::Discovery;
 use crate::config::model::{self, Model, NodeHost, Scheme};
 use crate::net::tls::{ClientPlan, Roots};
 use crate::plugin::ConfFault;
 use crate::plugin::chain::PlacedFault;
 use crate::upstream::names::Names;
+use crate::upstream::services::Service;
 use crate::upstream::spec::{Balance, Dial};
 use crate::upstream::sticky::Stickiness;
 use crate::upstream::{Node, Spec, health};
@@ -23,6 +25,7 @@ static UPSTREAM_SLOTS: AtomicU32 = AtomicU32::new(0);
 pub(super) struct Specs<'m> {
     model: &'m Model,
     names: &'m Names,
+    registries: &'m Discovery,
     old: HashMap<Arc<str>, Arc<Spec>>,
     made: RefCell<HashMap<Arc<str>, Arc<Spec>>>,
     system: RefCell<Option<Result<Roots, String>>>, // read once, where something asks for it
@@ -30,10 +33,10 @@ pub(super) struct Specs<'m> {
 }
 
 impl<'m> Specs<'m> {
-    pub(super) fn new(model: &'m Model, names: &'m Names, previous: Option<&Arc<Snapshot>>) -> Self {
+    pub(super) fn new(model: &'m Model, names: &'m Names, registries: &'m Discovery, previous: Option<&Arc<Snapshot>>) -> Self {
         let old = previous.map(|snapshot| snapshot.upstreams.values()).into_iter().flatten();
         let old = old.map(|spec| (spec.identity.clone(), spec.clone())).collect();
-        Self { model, names, old, made: RefCell::default(), system: RefCell::default(), faults: RefCell::default() }
+        Self { model, names, registries, old, made: RefCell::default(), system: RefCell::default(), faults: RefCell::default() }
     }
 
     /// All of them by slot, and what is wrong with them.
@@ -64,13 +67,19 @@ impl<'m> Specs<'m> {
         if let Some(spec) = self.made.borrow().get(&upstream.identity) {
             return spec.clone();
         }
-        let digest = self.digest(upstream);
+        let service = upstream.discovered.as_ref().map(|key| self.names.services.entry(key));
+        if let Some(registry) = upstream.discovered.as_ref().map(|key| &*key.registry).filter(|one| !self.registries.has(one)) {
+            let why = format!("discovery {registry} is uninitialized: gateway.discovery does not name it; requests get 503");
+            let fault = ConfFault::at("/discovery_type", why);
+            self.faults.borrow_mut().push(PlacedFault { origin: upstream.origin.clone(), fault, warning: true });
+        }
+        let digest = self.digest(upstream, service.as_deref());
         let old = self.old.get(&upstream.identity);
         let spec = match old.filter(|old| old.digest == digest) {
             Some(old) => old.clone(),
             None => {
                 let slot = old.map_or_else(|| UPSTREAM_SLOTS.fetch_add(1, Ordering::Relaxed), |old| old.slot);
-                Arc::new(self.compile(upstream, slot, digest))
+                Arc::new(self.compile(upstream, slot, digest, service))
             }
         };
         self.made.borrow_mut().insert(upstream.identity.clone(), spec.clone());
@@ -78,25 +87,27 @@ impl<'m> Specs<'m> {
     }
 
     /// Digest of all that it is compiled from.
-    fn digest(&self, upstream: &model::Upstream) -> u64 {
+    fn digest(&self, upstream: &model::Upstream, service: Option<&Service>) -> u64 {
         let certificate = upstream.tls.client_id.as_ref().and_then(|id| self.model.client_certificates.get(id));
-        match certificate {
-            None => upstream.origin.digest,
-            Some(certificate) => {
-                let mut hasher = DefaultHasher::new();
-                (upstream.origin.digest, certificate.origin.digest).hash(&mut hasher);
-                hasher.finish()
-            }
+        if certificate.is_none() && service.is_none() {
+            return upstream.origin.digest;
         }
+        let mut hasher = DefaultHasher::new();
+        let certificate = certificate.map(|certificate| certificate.origin.digest);
+        (upstream.origin.digest, certificate, service.map(Service::version)).hash(&mut hasher);
+        hasher.finish()
     }
 
-    fn compile(&self, upstream: &model::Upstream, slot: u32, digest: u64) -> Spec {
+    fn compile(&self, upstream: &model::Upstream, slot: u32, digest: u64, service: Option<Arc<Service>>) -> Spec {
+        let discovered = service.as_ref().map(|service| service.nodes());
+        let nodes = discovered.as_deref().unwrap_or(&upstream.nodes);
         let node = |node: &model::Node| {
-            let standard = node.port == upstream.scheme.default_port();
+            let port = if node.port == 0 { upstream.scheme.default_port() } else { node.port };
+            let standard = port == upstream.scheme.default_port();
             let authority = match &node.host {
                 NodeHost::Unix(_) => "localhost".to_owned(), // nginx's Host for a socket
                 host if standard => host.to_string(),
-                host => format!("{host}:{}", node.port),
+                host => format!("{host}:{port}"),
             };
             let name = match &node.host {
                 NodeHost::Name(name) => Some(self.names.entry(name)),
@@ -105,9 +116,9 @@ impl<'m> Specs<'m> {
             let place = format!("{}:{}", node.host, node.port);
             let health = upstream.checks.is_some().then(|| health::of(&upstream.identity, &place));
             let (host, authority) = (node.host.clone(), authority.into_bytes());
-            Node { host, port: node.port, weight: node.weight, priority: node.priority, name, health, authority }
+            Node { host, port, weight: node.weight, priority: node.priority, name, health, authority }
         };
-        let retries = upstream.retries.unwrap_or_else(|| (upstream.nodes.len() as u32).saturating_sub(1));
+        let retries = upstream.retries.unwrap_or_else(|| (nodes.len() as u32).saturating_sub(1));
         Spec {
             slot,
             identity: upstream.identity.clone(),
@@ -125,11 +136,12 @@ impl<'m> Specs<'m> {
             probe_tls: self.probe_tls(upstream),
             is_simple: upstream.checks.is_none() && upstream.policy.is_simple(),
             stickiness: upstream.policy.sticky.as_ref().map(|sticky| {
-                let places = upstream.nodes.iter().map(|node| format!("{}:{}", node.host, node.port));
+                let places = nodes.iter().map(|node| format!("{}:{}", node.host, node.port));
                 Stickiness::new(sticky, &upstream.identity, places)
             }),
             policy: upstream.policy.clone(),
-            nodes: upstream.nodes.iter().map(node).collect(),
+            nodes: nodes.iter().map(node).collect(),
+            service,
         }
     }
 

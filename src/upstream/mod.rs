@@ -6,6 +6,7 @@ pub mod health;
 pub mod names;
 pub mod pick;
 pub mod pool;
+pub mod services;
 pub mod spec;
 pub mod state;
 pub mod sticky;

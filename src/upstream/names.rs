@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::services::Services;
+
 /// One name and its last good addresses. Version 0 means that it was never resolved.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -40,14 +42,18 @@ impl Name {
     }
 }
 
-/// All names in use, shared by epochs so that an answer outlives a reload.
+/// All names and services in use, shared by epochs so that an answer outlives a reload.
 #[derive(Debug, Default)]
-pub struct Names(Mutex<HashMap<Arc<str>, Arc<Name>>>);
+pub struct Names {
+    hosts: Mutex<HashMap<Arc<str>, Arc<Name>>>,
+    /// Services of registries.
+    pub services: Services,
+}
 
 impl Names {
     /// The entry of a name, made on first use.
     pub fn entry(&self, host: &Arc<str>) -> Arc<Name> {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         names
             .entry(host.clone())
             .or_insert_with(|| {
@@ -58,7 +64,7 @@ impl Names {
 
     /// The names that something besides this table still holds; the others are forgotten.
     pub fn in_use(&self) -> Vec<Arc<Name>> {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         names.retain(|_, name| Arc::strong_count(name) > 1);
         names.values().cloned().collect()
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::health::Health;
 use super::names::Name;
+use super::services::Service;
 use super::sticky::Stickiness;
 use crate::config::model::{Balancer, Checks, HashOn, KeepalivePool, NodeHost, PassHost, Policy, ProxyVersion, Scheme, Timeout};
 use crate::net::tls::ClientPlan;
@@ -38,6 +39,8 @@ pub struct Spec {
     pub timeout: Timeout,
     /// Idle connections.
     pub keepalive: KeepalivePool,
+    /// Where its nodes come from, if from a registry.
+    pub service: Option<Arc<Service>>,
     /// How connections to its nodes are made.
     pub dial: Dial,
     /// How the health of its nodes is known.

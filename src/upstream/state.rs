@@ -219,15 +219,28 @@ impl State {
         self.tracks.get_mut(usize::from(node)).is_some_and(|track| track.note(failed, policy, now, may_eject))
     }
 
-    /// The next address of a picked node, for a name that has several: one may be dead while another serves.
-    pub fn next_address(&mut self, picked: Picked) -> Option<Picked> {
-        let node = usize::from(picked.node);
-        self.endpoints.get_mut(node)?.next(node).filter(|next| next.address != picked.address)
-    }
-
-    /// Addresses of a node.
-    pub fn addresses_of(&self, node: u16) -> usize {
-        self.endpoints.get(usize::from(node)).map_or(0, |endpoint| endpoint.addresses.len())
+    /// The other addresses of a picked node, for a name that has several: the other family's by turns with its own. Empty where
+    /// there is but one.
+    pub fn other_addresses(&self, picked: Picked) -> Vec<Picked> {
+        let Some(endpoint) = self.endpoints.get(usize::from(picked.node)) else { return Vec::new() };
+        if endpoint.addresses.len() < 2 {
+            return Vec::new();
+        }
+        let at = endpoint.addresses.iter().position(|(address, _)| *address == picked.address).unwrap_or(0);
+        let (before, behind) = endpoint.addresses.split_at(at);
+        let others =
+            behind.iter().skip(1).chain(before).map(|(address, pool)| Picked { address: *address, pool: *pool, ..picked });
+        let is_v4 = |one: &Picked| one.address.ip().is_some_and(|ip| ip.is_ipv4());
+        let (same, other): (Vec<_>, Vec<_>) = others.partition(|one| is_v4(one) == is_v4(&picked));
+        let (mut same, mut other) = (same.into_iter(), other.into_iter());
+        let mut all = Vec::with_capacity(endpoint.addresses.len());
+        loop {
+            let before = all.len();
+            all.extend(other.next().into_iter().chain(same.next()));
+            if all.len() == before || all.len() >= limits::TRIES_MAX {
+                return all;
+            }
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Upstream {
     pub timeout: Timeout,
     /// `keepalive_pool`
     pub keepalive: KeepalivePool,
+    /// `service_name` and `discovery_type`: nodes come from a registry.
+    pub discovered: Option<Discovered>,
     /// `checks`
     pub checks: Option<Arc<Checks>>,
     /// `tls`
@@ -218,6 +220,7 @@ impl Upstream {
             retry_timeout: Duration::ZERO,
             timeout: Timeout::default(),
             keepalive: KeepalivePool::default(),
+            discovered: None,
             checks: None,
             tls: TlsToNodes::default(),
             source: None,
@@ -225,6 +228,15 @@ impl Upstream {
             policy: Policy::default(),
         }
     }
+}
+
+/// A service in a registry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Discovered {
+    /// `discovery_type`: dns, consul or kubernetes.
+    pub registry: Arc<str>,
+    /// `service_name`
+    pub service: Arc<str>,
 }
 
 /// How a node is picked. APISIX request.md §3.9.

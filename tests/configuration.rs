@@ -70,8 +70,8 @@ fn what_apisix_takes_is_only_too_early() {
     );
     only_too_early(&upstream(&format!("tls: {{verify: true, client_cert: {cert}, client_key: {key}}}")), &[]);
     only_too_early(
-        "upstreams: [{id: 1, service_name: s, discovery_type: dns, discovery_args: {namespace_id: n}}]\n",
-        &["service discovery is"],
+        "upstreams: [{id: 1, service_name: s, discovery_type: nacos, discovery_args: {namespace_id: n}}]\n",
+        &["discovery by `nacos` is"],
     );
     only_too_early(
         &format!(

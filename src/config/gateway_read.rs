@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::check::is_off;
 use super::discovery;
 use super::gateway::{
-    AcceptMode, AccessLog, Buffering, Driver, EncodedMark, Gateway, Limits, ListenAddress, Listener, LogFormat, MemoryLimit,
+    AcceptMode, AccessLog, Buffering, Dns, Driver, EncodedMark, Gateway, Limits, ListenAddress, Listener, LogFormat, MemoryLimit,
     RouterMode, Timeouts,
 };
 use super::raw::Node;
@@ -74,14 +74,7 @@ pub(super) fn read(section: &Node, report: &mut Report) -> Gateway {
         gateway.paths.parameters = paths.get("parameters").and_then(Node::bool).unwrap_or(true);
     }
     if let Some(dns) = get("dns") {
-        let servers = dns.get("servers").map(Node::items).unwrap_or_default();
-        let address = |node: &Node| match read::address(node, false) {
-            Ok(Address::Tcp(address)) => Some(address),
-            _ => None,
-        };
-        gateway.dns.servers = servers.iter().filter_map(address).collect();
-        gateway.dns.valid = duration(dns, "valid");
-        gateway.dns.timeout = duration(dns, "timeout").unwrap_or(gateway.dns.timeout);
+        read_dns(dns, &mut gateway.dns);
     }
     gateway
 }
@@ -175,6 +168,17 @@ fn read_timeouts(node: &Node, timeouts: &mut Timeouts) {
     set("drain", &mut timeouts.drain);
     set("drain_delay", &mut timeouts.drain_delay);
     timeouts.websocket = duration(node, "websocket");
+}
+
+fn read_dns(node: &Node, to: &mut Dns) {
+    let servers = node.get("servers").map(Node::items).unwrap_or_default();
+    let address = |node: &Node| match read::address(node, false) {
+        Ok(Address::Tcp(address)) => Some(address),
+        _ => None,
+    };
+    to.servers = servers.iter().filter_map(address).collect();
+    to.valid = duration(node, "valid");
+    to.timeout = duration(node, "timeout").unwrap_or(to.timeout);
 }
 
 fn read_buffering(node: &Node, to: &mut Buffering) {

@@ -170,6 +170,53 @@ pub fn keepalive(target: Target<'_>, id: usize, tally: &Tally) {
     }
 }
 
+/// GETs with a pause in between, each on the same connection; GETs and uploads by turns would differ in what may be repeated.
+pub fn seldom(target: Target<'_>, id: usize, pause: Duration, tally: &Tally) {
+    let mut held: Option<Connection> = None;
+    let mut serial = 0;
+    while target.goes_on() {
+        serial += 1;
+        let path = format!("/echo/s{id}-{serial}");
+        let since = Instant::now();
+        let done = held.take().map_or_else(|| Connection::open(target.address), Ok).and_then(|mut connection| {
+            let reply = connection.get(&path)?;
+            Ok((connection, reply))
+        });
+        match done {
+            Ok((connection, reply)) => {
+                judge(tally, since, &reply, is_echo(&reply, "GET", &path, 0, HASH));
+                held = (!reply.close).then_some(connection);
+            }
+            Err(e) => tally.failed(format!("{path}: {e}")),
+        }
+        let due = since + pause;
+        while Instant::now() < due && target.goes_on() {
+            nap(due.saturating_duration_since(Instant::now()).min(Duration::from_millis(50)));
+        }
+    }
+}
+
+/// Heads that trickle until the gateway ends them, `count` at once, over and over.
+pub fn trickle(target: Target<'_>, count: usize, ended: &AtomicU64) {
+    let mut open: Vec<Connection> = Vec::new();
+    while target.goes_on() {
+        while open.len() < count {
+            let Ok(mut connection) = Connection::open(target.address) else { break };
+            let begun = connection.send(b"GET /echo/slow HTTP/1.1\r\nHost: load.local\r\nX-Slow: ");
+            if begun.is_err() || connection.stream().set_nonblocking(true).is_err() {
+                break;
+            }
+            open.push(connection);
+        }
+        open.retain_mut(|connection| {
+            let alive = connection.send(b"x").is_ok() && !connection.ended();
+            ended.fetch_add(u64::from(!alive), Ordering::Relaxed);
+            alive
+        });
+        nap(Duration::from_millis(100));
+    }
+}
+
 /// Small GETs over one connection without a pause: what a pause of a worker looks like from outside.
 pub fn probe(target: Target<'_>, tally: &Tally) {
     let mut held: Option<Connection> = None;

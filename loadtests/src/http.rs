@@ -72,6 +72,12 @@ impl Connection {
         !matches!(seen, Err(e) if e.kind() == ErrorKind::WouldBlock)
     }
 
+    /// The peer closed, or answered, on a connection that does not block.
+    pub fn ended(&self) -> bool {
+        let mut octets = [0; 64];
+        !matches!((&self.stream).read(&mut octets), Err(e) if e.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Reads a head up to its empty line and gives it with its status.
     ///
     /// # Errors

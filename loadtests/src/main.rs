@@ -11,7 +11,7 @@ use loadtests::scenario::{self, Options};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// reload-storm, churn, slow-clients, upstream-failures, soak, scale, or all.
+    /// reload-storm, churn, slow-clients, upstream-failures, node-removal, stale-connections, soak, scale, or all.
     scenarios: Vec<String>,
     /// Smaller and quicker: all scenarios in less than a minute.
     #[arg(long)]

@@ -115,6 +115,11 @@ impl Subject {
         self.publish(&next)
     }
 
+    /// Replaces the upstream's nodes by the next reload.
+    pub fn set_nodes(&mut self, nodes: Vec<SocketAddr>) {
+        self.setup.nodes = nodes;
+    }
+
     /// Makes a prepared file the configuration and sends HUP.
     ///
     /// # Errors

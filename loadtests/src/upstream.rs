@@ -9,6 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bench_harness::client::{decimal, field, head_end};
 use bench_harness::sys;
@@ -32,6 +33,7 @@ struct Shared {
     serial: AtomicU64,
     connections: Mutex<HashMap<u64, TcpStream>>,
     uploads: Mutex<HashMap<String, u32>>,
+    idle: Option<Duration>,
 }
 
 impl Upstream {
@@ -41,6 +43,15 @@ impl Upstream {
     /// Where it can't listen.
     pub fn start() -> io::Result<Self> {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::default())
+    }
+
+    /// The same; it closes connections that were idle for so long.
+    ///
+    /// # Errors
+    /// Where it can't listen.
+    pub fn start_closing(idle: Duration) -> io::Result<Self> {
+        let shared = Shared { idle: Some(idle), ..Shared::default() };
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), Arc::new(shared))
     }
 
     fn start_at(address: SocketAddr, shared: Arc<Shared>) -> io::Result<Self> {
@@ -124,6 +135,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             match head_end(&unread, 0) {
                 Some(end) => break end,
                 None if unread.len() > HEAD_BYTES => return Err(ErrorKind::InvalidData.into()),
+                None if !in_time(&stream, shared)? => return Ok(()),
                 None if !more(&mut stream, &mut unread)? => return Ok(()),
                 None => {}
             }
@@ -157,6 +169,20 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         if request.close {
             return Ok(());
         }
+    }
+}
+
+/// Something comes before the connection has been idle for too long.
+fn in_time(stream: &TcpStream, shared: &Shared) -> io::Result<bool> {
+    if shared.idle.is_none() {
+        return Ok(true);
+    }
+    stream.set_read_timeout(shared.idle)?;
+    let came = stream.peek(&mut [0]);
+    stream.set_read_timeout(None)?;
+    match came {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+        other => other.map(|_| true),
     }
 }
 

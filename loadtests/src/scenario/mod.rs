@@ -3,9 +3,11 @@
 pub mod churn;
 pub mod failures;
 pub mod reload_storm;
+pub mod removal;
 pub mod scale;
 pub mod slow;
 pub mod soak;
+pub mod stale;
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,11 +36,13 @@ pub struct Options {
 type Scenario = fn(&Options) -> io::Result<Report>;
 
 /// All scenarios by name.
-pub const ALL: [(&str, Scenario); 6] = [
+pub const ALL: [(&str, Scenario); 8] = [
     ("reload-storm", reload_storm::run),
     ("churn", churn::run),
     ("slow-clients", slow::run),
     ("upstream-failures", failures::run),
+    ("node-removal", removal::run),
+    ("stale-connections", stale::run),
     ("soak", soak::run),
     ("scale", scale::run),
 ];
@@ -50,6 +54,23 @@ impl Options {
     /// Where one of them does not come up.
     pub fn stage(&self, nodes: usize, routes: usize, header_timeout: Duration) -> io::Result<(Vec<Upstream>, Subject)> {
         let upstreams = (0..nodes).map(|_| Upstream::start()).collect::<io::Result<Vec<_>>>()?;
+        self.in_front_of(upstreams, routes, header_timeout)
+    }
+
+    /// The same with one upstream that closes connections which were idle for so long.
+    ///
+    /// # Errors
+    /// Where one of them does not come up.
+    pub fn stage_with(&self, header_timeout: Duration, idle: Duration) -> io::Result<(Vec<Upstream>, Subject)> {
+        self.in_front_of(vec![Upstream::start_closing(idle)?], 0, header_timeout)
+    }
+
+    fn in_front_of(
+        &self,
+        upstreams: Vec<Upstream>,
+        routes: usize,
+        header_timeout: Duration,
+    ) -> io::Result<(Vec<Upstream>, Subject)> {
         let nodes: Vec<SocketAddr> = upstreams.iter().map(|u| u.address).collect();
         let subject = Subject::start(Setup {
             program: self.program.clone(),

@@ -1,7 +1,7 @@
 //! Clients that trickle their heads (slow loris) while others work: the others are answered, memory is bounded, the slow ones
 //! are ended in time.
 
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -81,7 +81,7 @@ impl Slow {
         while !self.open.is_empty() && start.elapsed() < patience && !sys::stopped() {
             let round = Instant::now();
             self.open.retain_mut(|connection| {
-                let alive = connection.send(b"x").is_ok() && !ended(connection);
+                let alive = connection.send(b"x").is_ok() && !connection.ended();
                 nap(Duration::from_micros(50));
                 alive
             });
@@ -89,10 +89,4 @@ impl Slow {
         }
         self.open.len()
     }
-}
-
-/// The gateway closed, or answered (408), which for a head without an end is the same.
-fn ended(connection: &Connection) -> bool {
-    let mut octets = [0; 64];
-    !matches!(connection.stream().read(&mut octets), Err(e) if e.kind() == ErrorKind::WouldBlock)
 }

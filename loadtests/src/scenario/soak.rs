@@ -15,19 +15,19 @@ use crate::report::Report;
 const POOLED: usize = 64;
 const SLACK_KIB: u64 = 16 * 1024;
 
-/// 5 minutes; short: 8 s.
+/// 10 minutes; short: 8 s.
 ///
 /// # Errors
 /// Where the stage can't be set.
 pub fn run(options: &Options) -> io::Result<Report> {
     let (_upstreams, mut subject) = options.stage(2, 100, Duration::from_secs(2))?;
-    let (stop, turns, opened) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (stop, turns, opened, slow) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let (keep, new, tunnels, uploads) = (Tally::default(), Tally::default(), Tally::default(), Tally::default());
     let target = Target { address: subject.address, stop: &stop };
-    let (time, count) = options.pick((Duration::from_secs(300), 200), (Duration::from_secs(8), 50));
+    let (time, count) = options.pick((Duration::from_secs(600), 200), (Duration::from_secs(8), 50));
     let (before, start) = (subject.descriptors(), Instant::now());
     let (mut warm_kib, mut reloads) = (0, 0);
-    let (keep, new, tunnels, uploads, turns, opened) = (&keep, &new, &tunnels, &uploads, &turns, &opened);
+    let (keep, new, tunnels, uploads, turns, opened, slow) = (&keep, &new, &tunnels, &uploads, &turns, &opened, &slow);
     thread::scope(|scope| {
         let run = (|| -> io::Result<()> {
             for id in 0..8 {
@@ -39,6 +39,7 @@ pub fn run(options: &Options) -> io::Result<Report> {
                 crowd::spawn(scope, move || crowd::uploads(target, id, Duration::from_millis(500), uploads))?;
             }
             crowd::spawn(scope, move || crowd::tunnels(target, count, opened, tunnels))?;
+            crowd::spawn(scope, move || crowd::trickle(target, count, slow))?;
             while start.elapsed() < time && !sys::stopped() {
                 nap(Duration::from_secs(1));
                 subject.reload()?;
@@ -54,7 +55,9 @@ pub fn run(options: &Options) -> io::Result<Report> {
     })?;
     let mut report = Report::default();
     report.figure("reloads", reloads);
-    report.figure("clients that misbehaved", turns.load(Ordering::Relaxed));
+    report.figure("clients that left, reset or sent no HTTP", turns.load(Ordering::Relaxed));
+    let slow = slow.load(Ordering::Relaxed);
+    report.check("clients that trickled and were ended", slow, slow > 0);
     for (who, tally) in [("keepalive", keep), ("new connections", new), ("tunnels", tunnels), ("uploads", uploads)] {
         tally.report(who, &mut report);
     }

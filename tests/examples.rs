@@ -20,6 +20,10 @@ const TABLE: &[(&str, &[(&str, &str)])] = &[
             ("GET /a/x HTTP/1.1\r\nHost: web.example.com", "X-From: apisix.yaml"),
         ],
     ),
+    (
+        "canary",
+        &[("GET /a HTTP/1.1\r\nHost: a\r\nX-Version: new", "X-Version: new"), ("GET /a HTTP/1.1\r\nHost: a", "HTTP/1.1 200")],
+    ),
     ("from-apisix", &[("GET /a HTTP/1.1\r\nHost: web.example.com", "X-From: apisix.yaml")]),
     (
         "hosts-and-prefixes",
@@ -39,6 +43,13 @@ const TABLE: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("quickstart", &[("GET /anything/x?y=1 HTTP/1.1\r\nHost: a", "GET /x?y=1 HTTP/1.1")]),
+    (
+        "resilient-upstream",
+        &[
+            ("GET /a HTTP/1.1\r\nHost: a", "Set-Cookie: node="),
+            ("POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0", "Content-Length: 2"),
+        ],
+    ),
     (
         "rewrite-and-redirect",
         &[

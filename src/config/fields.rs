@@ -472,6 +472,8 @@ static TIMEOUTS: Schema = object(
         f("header", Ty::Duration, "60s", "From accept, or a later request's first byte, to the end of the head."),
         f("body", Ty::Duration, "60s", "Between two advances of a request's body."),
         f("send", Ty::Duration, "60s", "Between two advances of sending an answer."),
+        f("request", Ty::Duration, "0s", "From a request's first byte to the last of its body; 408 after it. 0s is no bound."),
+        f("lifetime", Ty::Duration, "0s", "Age at which a client's connection ends after its answer. 0s is no bound."),
         f("keepalive", Ty::Duration, "60s", "Idle between two requests."),
         f("drain", Ty::Duration, "30s", "From the begin of a drain to its end."),
         f("drain_delay", Ty::Duration, "0s", "From the failing of readiness to the begin of a drain."),

@@ -173,6 +173,10 @@ pub struct Timeouts {
     pub body: Duration,
     /// Between two advances of sending an answer.
     pub send: Duration,
+    /// From a request's first byte to its last; zero is none.
+    pub request: Duration,
+    /// Age at which a client connection ends after its answer; zero is none.
+    pub lifetime: Duration,
     /// Idle between two requests.
     pub keepalive: Duration,
     /// From the begin of a drain to the end of what is left.
@@ -337,6 +341,8 @@ impl Default for Timeouts {
             header: minute,
             body: minute,
             send: minute,
+            request: Duration::ZERO,
+            lifetime: Duration::ZERO,
             keepalive: minute,
             drain: Duration::from_secs(30),
             drain_delay: Duration::ZERO,

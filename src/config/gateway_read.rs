@@ -164,6 +164,8 @@ fn read_timeouts(node: &Node, timeouts: &mut Timeouts) {
     set("header", &mut timeouts.header);
     set("body", &mut timeouts.body);
     set("send", &mut timeouts.send);
+    set("request", &mut timeouts.request);
+    set("lifetime", &mut timeouts.lifetime);
     set("keepalive", &mut timeouts.keepalive);
     set("drain", &mut timeouts.drain);
     set("drain_delay", &mut timeouts.drain_delay);

@@ -129,9 +129,17 @@ fn parse(core: &Core, view: &View, down: &Downstream, parts: &mut Parts, started
 fn arm(down: &Downstream, gateway: &Gateway, core: &Core, started: Option<Tick>) {
     let watch = down.stream.watch();
     match started {
-        Some(started) => watch.arm_at(Wait::Header, started.after(gateway.timeouts.header)),
+        Some(started) => {
+            let timeouts = &gateway.timeouts;
+            let whole = if timeouts.request.is_zero() { timeouts.header } else { timeouts.header.min(timeouts.request) };
+            watch.arm_at(Wait::Header, started.after(whole));
+        }
         None if core.draining.get() => watch.arm(Wait::Keepalive, Duration::ZERO),
-        None => watch.arm(Wait::Keepalive, gateway.timeouts.keepalive),
+        None if gateway.timeouts.lifetime.is_zero() => watch.arm(Wait::Keepalive, gateway.timeouts.keepalive),
+        None => {
+            let old = down.opened.after(gateway.timeouts.lifetime);
+            watch.arm_at(Wait::Keepalive, clock::now().after(gateway.timeouts.keepalive).min(old));
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use crate::base::buf::Chunk;
-use crate::base::clock;
+use crate::base::clock::{self, Tick};
 use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
 use crate::net::{Stream, Wait};
@@ -13,6 +13,10 @@ use crate::net::{Stream, Wait};
 pub struct Downstream {
     /// Its stream.
     pub stream: Stream,
+    /// When it was accepted.
+    pub opened: Tick,
+    /// When the request under way must have come whole.
+    pub until: Option<Tick>,
     early: Option<Chunk>,
     ended: bool,
 }
@@ -20,7 +24,7 @@ pub struct Downstream {
 impl Downstream {
     /// Takes a connected stream.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, early: None, ended: false }
+        Self { stream, opened: clock::now(), until: None, early: None, ended: false }
     }
 
     /// Bytes read ahead of time, or the next receive. An empty chunk is the end.
@@ -53,6 +57,17 @@ impl Downstream {
             Poll::Ready(Err(error)) => Poll::Ready(Error::from_io(Side::Downstream, &error)),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Body bytes are waited for: until the next advance is due, or the whole request.
+    pub fn await_body(&self, timeout: std::time::Duration) {
+        let due = clock::now().after(timeout);
+        self.stream.watch().arm_at(Wait::Body, self.until.map_or(due, |until| until.min(due)));
+    }
+
+    /// Older than a connection may become; zero is no bound.
+    pub fn is_old(&self, lifetime: std::time::Duration) -> bool {
+        !lifetime.is_zero() && clock::now().since(self.opened) >= lifetime
     }
 
     /// Gives back bytes that belong to the next request.

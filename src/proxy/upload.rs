@@ -123,7 +123,7 @@ impl Upload {
         self.count(data)?;
         let mut gathered = Gathered { data: first.filled().to_vec(), kept: Vec::new() };
         while !self.read_whole && gathered.data.len() < most {
-            down.stream.watch().arm(Wait::Body, timeout);
+            down.await_body(timeout);
             let input = poll_fn(|cx| down.poll_bytes(cx, false, self.chunk_bytes())).await.map_err(|error| down.fault(&error))?;
             down.stream.watch().disarm();
             if input.is_empty() {
@@ -188,7 +188,7 @@ impl Upload {
                 self.sent_whole = true;
                 return Poll::Ready(Ok(()));
             }
-            down.stream.watch().arm(Wait::Body, body_timeout);
+            down.await_body(body_timeout);
             let input = match ready!(down.poll_bytes(cx, false, self.chunk_bytes())) {
                 Ok(input) => input,
                 Err(error) => return Poll::Ready(Err(down.fault(&error))),

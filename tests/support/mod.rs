@@ -281,6 +281,15 @@ impl Client {
         self.buffer.drain(..n.min(self.buffer.len())).collect()
     }
 
+    /// True if the other side has closed, as far as can be seen now.
+    pub fn is_over(&self) -> bool {
+        matches!(self.stream.peek(&mut [0]), Ok(0))
+            || self
+                .stream
+                .peek(&mut [0])
+                .is_err_and(|error| !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut))
+    }
+
     /// True once the other side has closed (what it still sends is dropped).
     pub fn is_closed(&mut self) -> bool {
         while self.more() {}

@@ -55,7 +55,7 @@ pub struct CompareArgs {
     /// Loads: names, or the sets default, quick, all; separated by commas.
     #[arg(long, default_value = "default")]
     pub workloads: String,
-    /// Peers: nginx, nginx-lua, haproxy, ringway, ringway-epoll, floor, direct; separated by commas, or all.
+    /// Peers: nginx, nginx-lua, haproxy, ringway, ringway-epoll, before, before-epoll, floor, direct; separated by commas, or all.
     #[arg(long, default_value = "all")]
     pub peers: String,
     /// Interleaved rounds; a verdict needs 7.
@@ -82,6 +82,9 @@ pub struct CompareArgs {
     /// Ringway; built with `cargo build --release` where not given.
     #[arg(long)]
     pub ringway: Option<PathBuf>,
+    /// An earlier Ringway, for the peers `before` and `before-epoll`.
+    #[arg(long)]
+    pub before: Option<PathBuf>,
     /// CPU of the proxies.
     #[arg(long, default_value_t = 0)]
     pub proxy_cpu: usize,
@@ -118,7 +121,7 @@ impl CompareArgs {
     /// Names the word that is no peer.
     pub fn kinds(&self) -> Result<Vec<Kind>, String> {
         if self.peers == "all" {
-            return Ok(Kind::ALL.to_vec());
+            return Ok(Kind::ALL.into_iter().filter(|kind| self.before.is_some() || !kind.is_before()).collect());
         }
         let word = |word: &str| Kind::ALL.into_iter().find(|k| k.name() == word).ok_or(format!("no peer {word}"));
         self.peers.split(',').map(|w| word(w.trim())).collect()

@@ -57,7 +57,7 @@ fn bars(table: &Table) -> Vec<(&Row, Summary)> {
 
 fn bar(out: &mut String, kind: Kind, s: Summary, y: f64, scale: f64) {
     let colour = match kind {
-        Kind::Ringway | Kind::RingwayEpoll => "#1b7f5c",
+        kind if kind.is_ringway() => "#1b7f5c",
         Kind::Floor | Kind::Direct => "#b8b8b8",
         _ => "#5b7db1",
     };

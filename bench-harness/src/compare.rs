@@ -217,6 +217,13 @@ fn find_peers(args: &CompareArgs) -> io::Result<(Vec<Peer>, Vec<String>)> {
             Kind::Nginx | Kind::NginxLua => &args.nginx,
             Kind::Haproxy => &args.haproxy,
             Kind::Ringway | Kind::RingwayEpoll => &ringway,
+            Kind::Before | Kind::BeforeEpoll => match &args.before {
+                Some(before) => before,
+                None => {
+                    left_out.push(format!("{}: no program is given (--before)", kind.name()));
+                    continue;
+                }
+            },
         };
         match Peer::find(kind, &children::program(program)) {
             Ok(peer) => found.push(peer),

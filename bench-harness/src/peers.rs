@@ -30,12 +30,35 @@ pub enum Kind {
     Ringway,
     /// Ringway on epoll.
     RingwayEpoll,
+    /// An earlier Ringway, on io_uring.
+    Before,
+    /// The same on epoll.
+    BeforeEpoll,
 }
 
 impl Kind {
     /// All, in the order of the report.
-    pub const ALL: [Self; 7] =
-        [Self::Nginx, Self::NginxLua, Self::Haproxy, Self::Ringway, Self::RingwayEpoll, Self::Floor, Self::Direct];
+    pub const ALL: [Self; 9] = [
+        Self::Nginx,
+        Self::NginxLua,
+        Self::Haproxy,
+        Self::Ringway,
+        Self::RingwayEpoll,
+        Self::Before,
+        Self::BeforeEpoll,
+        Self::Floor,
+        Self::Direct,
+    ];
+
+    /// Some Ringway.
+    pub fn is_ringway(self) -> bool {
+        matches!(self, Self::Ringway | Self::RingwayEpoll) || self.is_before()
+    }
+
+    /// An earlier Ringway: measured where its program is given.
+    pub fn is_before(self) -> bool {
+        matches!(self, Self::Before | Self::BeforeEpoll)
+    }
 
     /// Its name on the command line and in the tables.
     pub fn name(self) -> &'static str {
@@ -47,6 +70,8 @@ impl Kind {
             Self::Haproxy => "haproxy",
             Self::Ringway => "ringway",
             Self::RingwayEpoll => "ringway-epoll",
+            Self::Before => "before",
+            Self::BeforeEpoll => "before-epoll",
         }
     }
 }
@@ -106,7 +131,7 @@ impl Peer {
         let version = match kind {
             Kind::Direct | Kind::Floor => Some(format!("bench-harness {}", env!("CARGO_PKG_VERSION"))),
             Kind::Nginx | Kind::NginxLua | Kind::Haproxy => version(program, "-v"),
-            Kind::Ringway | Kind::RingwayEpoll => version(program, "--version"),
+            _ => version(program, "--version"),
         };
         let version = version.ok_or(format!("{name}: {} can't be run", program.display()))?;
         let lua = Path::new(NGINX_MODULES).join("ngx_http_lua_module.so");
@@ -156,7 +181,7 @@ impl Peer {
                 command.arg("-db").arg("-f").arg(&config);
                 libc::SIGKILL
             }
-            Kind::Ringway | Kind::RingwayEpoll => {
+            _ => {
                 command.arg("run").arg("-c").arg(&config);
                 libc::SIGKILL
             }
@@ -196,8 +221,8 @@ pub fn config_text(kind: Kind, listen: SocketAddr, control: SocketAddr, log: Opt
         Kind::Nginx => nginx(listen, log, terms, false),
         Kind::NginxLua => nginx(listen, log, terms, true),
         Kind::Haproxy => haproxy(listen, log, terms),
-        Kind::Ringway => ringway(listen, control, log, terms, "io_uring"),
-        Kind::RingwayEpoll => ringway(listen, control, log, terms, "epoll"),
+        Kind::Ringway | Kind::Before => ringway(listen, control, log, terms, "io_uring"),
+        Kind::RingwayEpoll | Kind::BeforeEpoll => ringway(listen, control, log, terms, "epoll"),
     }
 }
 

@@ -115,7 +115,7 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
         write_row(out, row, table);
     }
     out.push('\n');
-    for row in table.rows.iter().filter(|r| matches!(r.kind, Kind::Ringway | Kind::RingwayEpoll)) {
+    for row in table.rows.iter().filter(|r| r.kind.is_ringway()) {
         if let Some(text) = verdict(row, table, run) {
             let _ = writeln!(out, "{text}\n");
         }

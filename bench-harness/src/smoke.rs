@@ -24,7 +24,7 @@ pub fn smoke(args: &SmokeArgs) -> io::Result<()> {
     if compare.ringway.is_none() {
         eprintln!("left out: ringway (no --ringway, and target/release/ringway is not built)");
         let without = compare.kinds().map_err(io::Error::other)?.into_iter();
-        let names: Vec<&str> = without.filter(|k| !matches!(k, Kind::Ringway | Kind::RingwayEpoll)).map(Kind::name).collect();
+        let names: Vec<&str> = without.filter(|k| !k.is_ringway()).map(Kind::name).collect();
         compare.peers = names.join(",");
     }
     compare.workloads = "c64,10k,post4k,conn,open".into();

@@ -51,6 +51,7 @@ impl<Ask: 'static, Reply: 'static> Lane<Ask, Reply> {
     }
 
     /// Starts an operation; it is submitted at the next poll. Must not be called while busy.
+    #[inline]
     pub(super) fn start(&mut self, ask: Ask) {
         debug_assert!(!self.busy, "one operation at a time");
         self.mail.borrow_mut().0 = Some(ask);

@@ -112,6 +112,7 @@ impl Stream {
     }
 
     /// Starts sending a chunk's window, whole. Must not be called while [`Stream::sending`].
+    #[inline]
     pub fn start_send(&mut self, chunk: Chunk) {
         match self.session {
             None => self.send.start(chunk),
@@ -150,6 +151,7 @@ impl Stream {
         polled
     }
 
+    #[inline]
     fn poll_send_lane(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         match self.session {
             None => self.send.poll(cx),
@@ -168,7 +170,9 @@ impl Stream {
 
     /// Sends FIN; receiving goes on.
     pub fn finish(&mut self) {
-        self.say_goodbye();
+        if self.session.is_some() {
+            self.say_goodbye();
+        }
         shutdown(self.fd, Side::Write);
     }
 
@@ -204,7 +208,9 @@ impl Stream {
 
     /// Lets the operations in flight finish on a connection that is shut down, then closes it.
     pub async fn close(mut self) {
-        self.say_goodbye();
+        if self.session.is_some() {
+            self.say_goodbye();
+        }
         if self.recv.busy() || self.send.busy() {
             self.shut();
         }
@@ -221,7 +227,9 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // Whoever did not `close` (a panicked task) leaves an operation behind; monoio keeps its buffer until the kernel is
         // done, and on a shut socket nothing can be lost.
-        self.say_goodbye();
+        if self.session.is_some() {
+            self.say_goodbye();
+        }
         if self.recv.busy() || self.send.busy() {
             self.shut();
         }

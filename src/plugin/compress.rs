@@ -208,12 +208,12 @@ impl Plugin for Compress {
         fields.remove_known(Known::ContentLength);
         fields.remove(b"accept-ranges");
         fields.set(b"Content-Encoding", self.name());
-        ctx.coder = Some((self.key(), self.coder()));
+        ctx.coder = Some(Box::new((self.key(), self.coder())));
         ctx.filter_body();
     }
 
     fn code_body(&self, ctx: &mut Ctx<'_>, data: &mut Vec<u8>, last: bool) {
-        if let Some((key, coder)) = &mut ctx.coder
+        if let Some((key, coder)) = ctx.coder.as_deref_mut()
             && *key == self.key()
         {
             coder.code(data, last);

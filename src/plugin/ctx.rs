@@ -54,13 +54,13 @@ pub struct Ctx<'e> {
     /// The id that `request-id` gave the request or found in it.
     pub named_id: Option<Vec<u8>>,
     /// What codes the response's body, and for which instance.
-    pub coder: Option<(usize, Box<dyn super::compress::Coder>)>,
+    pub coder: Option<Box<(usize, Box<dyn super::compress::Coder>)>>,
     /// Whether the request's body is gathered first, where a plugin has a say.
     pub buffer_request: Option<bool>,
     /// Whether the response is taken as fast as its node gives it, where a plugin has a say.
     pub buffer_response: Option<bool>,
     /// Where a copy of the request goes.
-    pub mirror: Option<Mirror>,
+    pub mirror: Option<Box<Mirror>>,
     /// Slot of the upstream that a plugin chose in place of the route's.
     pub upstream: Option<u32>,
     /// Longest body that a plugin allows here, in place of the gateway's limit; 0 is no limit.

@@ -78,7 +78,7 @@ impl Plugin for ProxyMirror {
 
     fn rewrite<'a>(&'a self, ctx: &'a mut Ctx<'_>) -> Flow<'a> {
         if self.sample > 0xffff_ffff || random::next() >> 32 < self.sample {
-            ctx.mirror = Some(self.mirror.clone());
+            ctx.mirror = Some(Box::new(self.mirror.clone()));
         }
         Flow::Next
     }

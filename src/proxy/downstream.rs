@@ -65,9 +65,9 @@ impl Downstream {
         self.stream.watch().arm_at(Wait::Body, self.until.map_or(due, |until| until.min(due)));
     }
 
-    /// Older than a connection may become; zero is no bound.
+    /// Older than a connection may become.
     pub fn is_old(&self, lifetime: std::time::Duration) -> bool {
-        !lifetime.is_zero() && clock::now().since(self.opened) >= lifetime
+        clock::now().since(self.opened) >= lifetime
     }
 
     /// Gives back bytes that belong to the next request.

@@ -101,8 +101,7 @@ impl<'e> Exchange<'e> {
             return cold(self.overloaded(ctx)).await;
         }
         let snapshot = self.snapshot();
-        let limit = snapshot.gateway.timeouts.request;
-        self.down.until = (!limit.is_zero()).then(|| ctx.started.after(limit));
+        self.down.until = snapshot.request_limit.map(|limit| ctx.started.after(limit));
         prelude::real_ip(ctx, &snapshot.gateway.real_ip);
         self.forwarded_applied = prelude::forwarded(ctx, &snapshot.gateway, snapshot.reads_forwarded);
         self.find_route(ctx);
@@ -277,7 +276,7 @@ impl<'e> Exchange<'e> {
             && !self.core.draining.get()
             && self.core.pressure.get() == Pressure::Calm
             && !self.down.ended()
-            && !self.down.is_old(self.snapshot().gateway.timeouts.lifetime)
+            && self.snapshot().lifetime.is_none_or(|lifetime| !self.down.is_old(lifetime))
             && ctx.conn.requests.get() < u64::from(self.snapshot().gateway.keepalive.requests)
     }
 

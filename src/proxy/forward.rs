@@ -6,7 +6,7 @@ use super::attempt::Deadlines;
 use super::conn_h1::After;
 use super::exchange::{Exchange, cold};
 use super::reframe::Framing;
-use super::relay::{self, Delivered, Download, Filter, Outbox};
+use super::relay::{self, Delivered, Download, Filter, Outbox, Straight};
 use super::respond::Manner;
 use super::{respond, upgrade};
 use crate::base::buf::Chunk;
@@ -72,7 +72,9 @@ impl<'e> Exchange<'e> {
         let upstream = route.timeout.unwrap_or(spec.timeout);
         let deadlines = Deadlines { upstream, body: timeouts.body, send: timeouts.send };
         let websocket = route.websocket && ctx.request.upgrades_websocket;
-        if let Err(error) = self.before_node(ctx, spec, &deadlines).await {
+        if self.has_work_before(ctx)
+            && let Err(error) = cold(self.before_node(ctx, spec, &deadlines)).await
+        {
             return cold(self.body_failed(ctx, error)).await;
         }
         match self.reach(ctx, spec, websocket, &deadlines).await {
@@ -84,12 +86,15 @@ impl<'e> Exchange<'e> {
         }
     }
 
-    /// What is done before a node is asked: the body gathered, a copy sent elsewhere.
+    /// The body is to be gathered, or a copy sent elsewhere, before a node is asked.
+    fn has_work_before(&self, ctx: &Ctx<'e>) -> bool {
+        ctx.mirror.is_some()
+            || (!ctx.request.body.is_empty() && ctx.buffer_request.unwrap_or(self.view.snapshot.gateway.buffering.request))
+    }
+
     async fn before_node(&mut self, ctx: &mut Ctx<'e>, spec: &'e Arc<Spec>, deadlines: &Deadlines) -> Result<(), Error> {
-        let buffering = &self.view.snapshot.gateway.buffering;
-        let gathers = ctx.buffer_request.unwrap_or(buffering.request) && !is_grpc(ctx);
-        if !ctx.request.body.is_empty() && (gathers || ctx.mirror.is_some()) {
-            cold(self.gather(ctx, deadlines)).await?;
+        if !ctx.request.body.is_empty() && (ctx.mirror.is_some() || !is_grpc(ctx)) {
+            self.gather(ctx, deadlines).await?;
         }
         if let Some(mirror) = ctx.mirror.take() {
             self.mirror(ctx, spec, &mirror);
@@ -196,7 +201,8 @@ impl<'e> Exchange<'e> {
             Err(error) => return Done::broken(cold(self.bad_gateway(ctx, error)).await),
         };
         let upload = &mut self.upload;
-        let streamed = relay::stream(ctx, self.down, up, upload, &mut body, manner.framing, None, outbox, out, deadlines).await;
+        let streamed =
+            relay::stream(ctx, self.down, up, upload, &mut body, Straight(manner.framing), outbox, out, deadlines).await;
         ctx.sent.body_bytes = body.data;
         self.delivered(ctx, up, &manner, &body, streamed)
     }
@@ -276,10 +282,17 @@ impl<'e> Exchange<'e> {
         let merged = self.merged.clone();
         let own = merged.as_deref().map(|merged| &merged.chain).or(self.route.map(|route| &route.chain));
         let chains = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
-        let filter = (!manner.bodyless).then(|| Filter::new(chains, manner.framing, first));
         let upload = &mut self.upload;
-        let streamed =
-            relay::stream(ctx, self.down, up, upload, &mut body, manner.framing, filter, outbox, head, deadlines).await;
+        let streamed = match manner.bodyless {
+            true => self.down.send(head, deadlines.send).await.map(|bytes| {
+                ctx.sent.bytes += bytes;
+                Delivered::Sent
+            }),
+            false => {
+                let filter = Filter::new(chains, manner.framing, first);
+                relay::stream(ctx, self.down, up, upload, &mut body, filter, outbox, head, deadlines).await
+            }
+        };
         self.delivered(ctx, up, &manner, &body, streamed)
     }
 

@@ -135,6 +135,7 @@ impl<'e> Exchange<'e> {
     }
 
     /// Nothing had been sent, or the budget has a retry left.
+    #[cold]
     fn may_retry(&self, ctx: &Ctx<'e>, spec: &Arc<Spec>) -> bool {
         if ctx.tries.last().is_none_or(|last| last.bytes_sent == 0) {
             return true;
@@ -272,6 +273,7 @@ impl<'e> Exchange<'e> {
 }
 
 /// The answer where no node can be picked: a ring on which nobody has a point is APISIX's 502, an upstream without nodes its 503.
+#[cold]
 fn nobody(spec: &Spec, tried: &Tried) -> Failure {
     let hashes = matches!(spec.balancer, Balance::Chash(_)) && !spec.nodes.is_empty();
     let status = if hashes { 502 } else { 503 };

@@ -142,8 +142,7 @@ pub async fn stream(
     up: &mut Connection,
     upload: &mut Upload,
     body: &mut Download,
-    framing: Framing,
-    mut filter: Option<Filter<'_>>,
+    mut way: impl Way,
     outbox: &mut Outbox<'_>,
     first: Chunk,
     deadlines: &Deadlines,
@@ -154,8 +153,7 @@ pub async fn stream(
     }
     let mut turn = 0_usize;
     loop {
-        let end =
-            poll_fn(|cx| poll(cx, ctx, down, up, upload, body, framing, filter.as_mut(), outbox, deadlines, &mut turn)).await;
+        let end = poll_fn(|cx| poll(cx, ctx, down, up, upload, body, &mut way, outbox, deadlines, &mut turn)).await;
         match end {
             Step::Done => return Ok(Delivered::Sent),
             Step::Received => return Ok(Delivered::Received),
@@ -192,6 +190,7 @@ pub async fn flush(
     }
 }
 
+#[inline]
 fn send_next(ctx: &mut Ctx<'_>, down: &mut Downstream, chunk: Chunk, deadlines: &Deadlines) {
     ctx.sent.bytes += chunk.len() as u64;
     down.stream.watch().arm(Wait::Send, deadlines.send);
@@ -209,7 +208,7 @@ enum Step {
 #[derive(Default)]
 pub struct Outbox<'k> {
     waiting: Option<Chunk>,
-    ahead: Option<Ahead<'k>>,
+    ahead: Option<Box<Ahead<'k>>>,
 }
 
 /// Room for more than one piece.
@@ -222,7 +221,7 @@ struct Ahead<'k> {
 impl<'k> Outbox<'k> {
     /// One that takes up to `most` bytes more, as long as `keep` has room for them.
     pub fn buffering(most: usize, keep: &'k dyn Fn(usize) -> Option<Kept>) -> Self {
-        Self { waiting: None, ahead: Some(Ahead { keep, left: most, queue: VecDeque::new() }) }
+        Self { waiting: None, ahead: Some(Box::new(Ahead { keep, left: most, queue: VecDeque::new() })) }
     }
 
     fn has_room(&self) -> bool {
@@ -230,19 +229,32 @@ impl<'k> Outbox<'k> {
     }
 
     fn put(&mut self, piece: Option<Chunk>) {
-        match (&self.waiting, &mut self.ahead, piece) {
-            (Some(_), Some(ahead), Some(piece)) => {
-                let piece = piece.fitted();
-                let kept = (ahead.keep)(piece.capacity());
-                ahead.left = if kept.is_some() { ahead.left.saturating_sub(piece.len()) } else { 0 };
-                ahead.queue.push_back((piece, kept));
-            }
-            (_, _, piece) => self.waiting = piece,
+        match (&self.waiting, piece) {
+            (Some(_), Some(piece)) => self.queue(piece),
+            (_, piece) => self.waiting = piece,
         }
     }
 
+    #[cold]
+    fn queue(&mut self, piece: Chunk) {
+        let Some(ahead) = &mut self.ahead else { return };
+        let piece = piece.fitted();
+        let kept = (ahead.keep)(piece.capacity());
+        ahead.left = if kept.is_some() { ahead.left.saturating_sub(piece.len()) } else { 0 };
+        ahead.queue.push_back((piece, kept));
+    }
+
+    #[inline]
     fn next(&mut self) -> Option<Chunk> {
         let next = self.waiting.take()?;
+        if self.ahead.is_some() {
+            self.refill();
+        }
+        Some(next)
+    }
+
+    #[cold]
+    fn refill(&mut self) {
         if let Some(ahead) = &mut self.ahead
             && let Some((piece, kept)) = ahead.queue.pop_front()
         {
@@ -251,7 +263,6 @@ impl<'k> Outbox<'k> {
             }
             self.waiting = Some(piece);
         }
-        Some(next)
     }
 }
 
@@ -265,8 +276,7 @@ fn poll(
     up: &mut Connection,
     upload: &mut Upload,
     body: &mut Download,
-    framing: Framing,
-    mut filter: Option<&mut Filter<'_>>,
+    way: &mut impl Way,
     outbox: &mut Outbox<'_>,
     deadlines: &Deadlines,
     turn: &mut usize,
@@ -286,13 +296,8 @@ fn poll(
                 Poll::Pending => {}
             }
         }
-        let whole = |body: &Download, filter: &Option<&mut Filter<'_>>| filter.as_ref().map_or(body.whole, |one| one.ended);
-        if outbox.has_room() && !whole(body, &filter) {
-            let polled = match &mut filter {
-                None => body.poll_piece(cx, up, framing),
-                Some(filter) => filter.poll_piece(cx, ctx, up, body),
-            };
-            match polled {
+        if outbox.has_room() && !way.is_over(body) {
+            match way.poll_piece(cx, ctx, up, body) {
                 Poll::Ready(Ok(piece)) => {
                     outbox.put(piece);
                     moved = true;
@@ -311,12 +316,12 @@ fn poll(
                 *turn += chunk.len();
                 send_next(ctx, down, chunk, deadlines);
                 moved = true;
-            } else if whole(body, &filter) {
+            } else if way.is_over(body) {
                 down.stream.watch().disarm();
                 return Poll::Ready(Step::Done);
             }
         }
-        if outbox.ahead.is_some() && whole(body, &filter) && upload.sent_whole() {
+        if outbox.ahead.is_some() && way.is_over(body) && upload.sent_whole() {
             return Poll::Ready(Step::Received);
         }
         if !moved {
@@ -387,7 +392,43 @@ pub async fn collect(
     Ok(all)
 }
 
-/// What becomes of a body's pieces on their way through the plugins.
+/// How a body's pieces get from the upstream's framing into the client's.
+pub trait Way {
+    /// The next piece for the client; `None` at the end.
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        ctx: &mut Ctx<'_>,
+        up: &mut Connection,
+        body: &mut Download,
+    ) -> Poll<Result<Option<Chunk>, Error>>;
+
+    /// Nothing more comes.
+    fn is_over(&self, body: &Download) -> bool;
+}
+
+/// Straight through: where it was received, with new framing around it.
+pub struct Straight(pub Framing);
+
+impl Way for Straight {
+    #[inline]
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        _ctx: &mut Ctx<'_>,
+        up: &mut Connection,
+        body: &mut Download,
+    ) -> Poll<Result<Option<Chunk>, Error>> {
+        body.poll_piece(cx, up, self.0)
+    }
+
+    #[inline]
+    fn is_over(&self, body: &Download) -> bool {
+        body.whole
+    }
+}
+
+/// Through the plugins.
 pub struct Filter<'f> {
     chains: Vec<&'f Chain>,
     framing: Framing,
@@ -400,8 +441,9 @@ impl<'f> Filter<'f> {
     pub fn new(chains: Vec<&'f Chain>, framing: Framing, first: Chunk) -> Self {
         Self { chains, framing, first: Some(first), ended: false }
     }
+}
 
-    /// The next piece in the client's framing; `None` at the end.
+impl Way for Filter<'_> {
     fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
@@ -426,6 +468,10 @@ impl<'f> Filter<'f> {
                 return Poll::Ready(Ok(Some(out)));
             }
         }
+    }
+
+    fn is_over(&self, _body: &Download) -> bool {
+        self.ended
     }
 }
 

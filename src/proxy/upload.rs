@@ -23,7 +23,7 @@ pub struct Upload {
     read_whole: bool,
     sent_whole: bool,
     beyond_head: bool,
-    gathered: Option<Gathered>,
+    gathered: Option<Box<Gathered>>,
     /// Bytes of the body that came along with the head and belong to it.
     pub with_head: usize,
     /// Data bytes taken so far.
@@ -137,7 +137,7 @@ impl Upload {
             gathered.kept.push(room);
             gathered.data.extend_from_slice(piece.filled());
         }
-        self.gathered = Some(gathered);
+        self.gathered = Some(Box::new(gathered));
         Ok(())
     }
 

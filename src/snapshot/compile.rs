@@ -72,6 +72,8 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
         reads_forwarded: reads_forwarded(&model),
         reads_captures: reads_captures(&routes, &global, log.as_ref()),
         connection_limit: connection_limit(&gateway),
+        request_limit: Some(gateway.timeouts.request).filter(|limit| !limit.is_zero()),
+        lifetime: Some(gateway.timeouts.lifetime).filter(|limit| !limit.is_zero()),
         gateway: Arc::new(gateway),
         routes,
         global,

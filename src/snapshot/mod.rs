@@ -7,6 +7,7 @@ mod specs;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::limits;
 use crate::config::gateway::Gateway;
@@ -50,6 +51,10 @@ pub struct Snapshot {
     pub reads_forwarded: bool,
     /// Something reads captures of the path.
     pub reads_captures: bool,
+    /// `timeouts.request`, where there is one.
+    pub request_limit: Option<Duration>,
+    /// `timeouts.lifetime`, where there is one.
+    pub lifetime: Option<Duration>,
     /// Client connections per worker.
     pub connection_limit: usize,
     /// The model it was compiled from, for the Control API and `explain`.

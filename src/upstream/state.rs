@@ -194,13 +194,15 @@ impl State {
     }
 
     /// Those who wait for a node, where there are some.
+    #[inline]
     pub fn waiting(&self) -> Option<Rc<Queue>> {
         (!self.queue.is_empty()).then(|| self.queue.clone())
     }
 
     /// A request came: it adds to what retries may use.
+    #[inline]
     pub fn earn(&mut self) {
-        if let Some(policy) = &self.spec.policy.retry_budget {
+        if let Some(policy) = self.spec.policy.retry_budget.as_ref().filter(|_| self.spec.retries > 0) {
             self.budget.earn(policy);
         }
     }

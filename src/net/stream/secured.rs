@@ -150,6 +150,7 @@ impl Stream {
         }
     }
 
+    #[cold]
     pub(super) fn poll_recv_secured(&mut self, cx: &mut Context<'_>, ask: RecvAsk) -> Poll<io::Result<Chunk>> {
         loop {
             let Some(session) = &mut self.session else { return Poll::Pending };
@@ -179,6 +180,7 @@ impl Stream {
     }
 
     /// Sends what the session itself has to say, as far as the owner's sends leave room.
+    #[cold]
     fn reply(&mut self, cx: &mut Context<'_>) {
         let Some(session) = &mut self.session else { return };
         if session.owed {
@@ -195,6 +197,7 @@ impl Stream {
         }
     }
 
+    #[cold]
     pub(super) fn start_send_secured(&mut self, chunk: &Chunk) {
         let Some(session) = &mut self.session else { return };
         session.owed = true;
@@ -205,6 +208,7 @@ impl Stream {
         }
     }
 
+    #[cold]
     pub(super) fn poll_send_secured(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         loop {
             let Some(session) = &mut self.session else { return Poll::Pending };
@@ -224,6 +228,7 @@ impl Stream {
     }
 
     /// Tells the peer that nothing follows, or why not, if the socket takes it at once.
+    #[cold]
     pub(super) fn say_goodbye(&mut self) {
         let Some(session) = &mut self.session else { return };
         if self.shut || self.send.busy() {

@@ -55,7 +55,8 @@ pub struct CompareArgs {
     /// Loads: names, or the sets default, quick, all; separated by commas.
     #[arg(long, default_value = "default")]
     pub workloads: String,
-    /// Peers: nginx, nginx-lua, haproxy, ringway, ringway-epoll, before, before-epoll, floor, direct; separated by commas, or all.
+    /// Peers: nginx, nginx-lua, haproxy, ringway, ringway-epoll, before, before-epoll, floor, direct; separated by commas, or
+    /// all.
     #[arg(long, default_value = "all")]
     pub peers: String,
     /// Interleaved rounds; a verdict needs 7.

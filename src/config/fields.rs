@@ -476,6 +476,7 @@ static TIMEOUTS: Schema = object(
         f("lifetime", Ty::Duration, "0s", "Age at which a client's connection ends after its answer. 0s is no bound."),
         f("keepalive", Ty::Duration, "60s", "Idle between two requests."),
         f("drain", Ty::Duration, "30s", "From the begin of a drain to its end."),
+        f("drain_websocket", Ty::Duration, "as drain", "The same for WebSocket tunnels, which don't end by themselves."),
         f("drain_delay", Ty::Duration, "0s", "From the failing of readiness to the begin of a drain."),
         f("websocket", Ty::Duration, "the upstream's read", "A tunnel silent in both directions."),
     ],

@@ -181,6 +181,8 @@ pub struct Timeouts {
     pub keepalive: Duration,
     /// From the begin of a drain to the end of what is left.
     pub drain: Duration,
+    /// The same for WebSocket tunnels; `None`: as `drain`.
+    pub drain_websocket: Option<Duration>,
     /// From the failing of readiness to the begin of a drain.
     pub drain_delay: Duration,
     /// A WebSocket tunnel without a byte in either direction; `None`: the upstream's `timeout.read`.
@@ -345,6 +347,7 @@ impl Default for Timeouts {
             lifetime: Duration::ZERO,
             keepalive: minute,
             drain: Duration::from_secs(30),
+            drain_websocket: None,
             drain_delay: Duration::ZERO,
             websocket: None,
         }

@@ -170,6 +170,7 @@ fn read_timeouts(node: &Node, timeouts: &mut Timeouts) {
     set("drain", &mut timeouts.drain);
     set("drain_delay", &mut timeouts.drain_delay);
     timeouts.websocket = duration(node, "websocket");
+    timeouts.drain_websocket = duration(node, "drain_websocket");
 }
 
 fn read_dns(node: &Node, to: &mut Dns) {

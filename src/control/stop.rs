@@ -58,8 +58,9 @@ impl Coordinator {
         self.listeners.stop_all(&shared.fleet);
         self.wait(CLOSE_WAIT.min(timeouts.drain), |this| this.listeners.all_closed()).await;
         let left = timeouts.drain.saturating_sub(started.elapsed());
-        shared.fleet.broadcast(|| Message::Drain { deadline: left });
-        self.wait(left + END_SLACK, |this| this.shared.fleet.running().next().is_none()).await;
+        let tunnels = timeouts.drain_websocket.unwrap_or(timeouts.drain).saturating_sub(started.elapsed());
+        shared.fleet.broadcast(|| Message::Drain { deadline: left, tunnels });
+        self.wait(left.max(tunnels) + END_SLACK, |this| this.shared.fleet.running().next().is_none()).await;
     }
 
     /// Handles events until something holds, or for so long.

@@ -1,6 +1,7 @@
 //! What a worker knows of an upstream: addresses, turns, pools. Kept by slot, so that it outlives epochs; reconciled when the
 //! upstream's compiled form or a resolved name changed, which a request notices by comparing a pointer and a number.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -109,14 +110,30 @@ impl Upstreams {
         state.as_deref_mut()
     }
 
-    /// Forgets the state of slots that `alive` does not name, and says which addresses are still in use.
-    pub fn retain(&mut self, alive: impl Fn(u32) -> bool) -> std::collections::HashSet<Address> {
-        for (slot, state) in self.states.iter_mut().enumerate() {
-            if state.is_some() && !alive(slot as u32) {
-                *state = None;
+    /// Forgets the state of slots that have no upstream any more, brings the others up to date, and says which addresses are
+    /// still in use.
+    pub fn follow(&mut self, upstreams: &HashMap<u32, Arc<Spec>>, pools: &mut Pools) -> HashSet<Address> {
+        for (slot, place) in self.states.iter_mut().enumerate() {
+            match (place.as_mut(), upstreams.get(&(slot as u32))) {
+                (Some(state), Some(spec)) if !Arc::ptr_eq(&state.spec, spec) => state.reconcile(spec, pools),
+                (Some(_), None) => *place = None,
+                _ => {}
             }
         }
         self.addresses().collect()
+    }
+
+    /// Takes over what names resolve to since a request last asked, and lets go what leads nowhere now.
+    pub fn refresh(&mut self, pools: &mut Pools) {
+        let mut changed = false;
+        for state in self.states.iter_mut().flatten().filter(|state| state.versions != versions(&state.spec)) {
+            state.reconcile(&state.spec.clone(), pools);
+            changed = true;
+        }
+        if changed {
+            let addresses: HashSet<Address> = self.addresses().collect();
+            pools.retain(|address| addresses.contains(address));
+        }
     }
 
     fn addresses(&self) -> impl Iterator<Item = Address> {

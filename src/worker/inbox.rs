@@ -21,7 +21,7 @@ pub async fn run(core: &Rc<Core>, listeners: &Rc<Listeners>, messages: &flume::R
             Ok(Message::StopAccepting { id }) => listeners.stop(id),
             Ok(Message::CloseListener { id }) => listeners.close(id),
             Ok(Message::Epoch) => take_epoch(core),
-            Ok(Message::Drain { deadline }) => return drain(core, listeners, messages, deadline).await,
+            Ok(Message::Drain { deadline, tunnels }) => return drain(core, listeners, messages, (deadline, tunnels)).await,
             Ok(Message::Scrape { reply }) => scrape(core, &reply),
             Ok(Message::Stop) | Err(_) => return end_now(core, listeners),
         }
@@ -33,8 +33,9 @@ fn take_epoch(core: &Core) {
     let begun = clock::refresh();
     let view = core.view();
     let upstreams = &view.snapshot.upstreams;
-    let addresses = core.upstreams.borrow_mut().retain(|slot| upstreams.contains_key(&slot));
-    core.pools.borrow_mut().retain(|address| addresses.contains(address));
+    let mut pools = core.pools.borrow_mut();
+    let addresses = core.upstreams.borrow_mut().follow(upstreams, &mut pools);
+    pools.retain(|address| addresses.contains(address));
     let took_us = u64::try_from(clock::refresh().since(begun).as_micros()).unwrap_or(u64::MAX);
     core.counters.epoch_us_max.set(core.counters.epoch_us_max.get().max(took_us));
 }
@@ -46,12 +47,29 @@ fn scrape(core: &Core, reply: &flume::Sender<Report>) {
     core.counters.epoch_us_max.set(0);
 }
 
-/// Finishes what is begun. Idle connections go at once, busy ones after their answer, tunnels at the deadline.
-async fn drain(core: &Rc<Core>, listeners: &Rc<Listeners>, messages: &flume::Receiver<Message>, deadline: Duration) -> u64 {
+/// Finishes what is begun. Idle connections go at once, busy ones after their answer or at the deadline, tunnels at their own.
+async fn drain(
+    core: &Rc<Core>,
+    listeners: &Rc<Listeners>,
+    messages: &flume::Receiver<Message>,
+    (deadline, tunnels): (Duration, Duration),
+) -> u64 {
     core.draining.set(true);
-    let until = clock::refresh().after(deadline);
-    while core.open.get() > 0 && clock::refresh() < until {
+    let begun = clock::refresh();
+    let (until, tunnels_until) = (begun.after(deadline), begun.after(tunnels));
+    let mut cut = 0;
+    while core.open.get() > 0 {
+        let now = clock::refresh();
+        let (late, tunnels_late) = (now >= until, now >= tunnels_until);
+        if late && tunnels_late {
+            break;
+        }
         watch::fire_all(|wait| wait == Wait::Keepalive);
+        cut += match (late, tunnels_late) {
+            (false, true) => watch::fire_all(|wait| wait == Wait::Tunnel) / 2, // both sides of each
+            (true, false) => cut_exchanges(core),
+            _ => 0,
+        };
         rt::sleep(DRAIN_LOOK).await;
         while let Ok(message) = messages.try_recv() {
             match message {
@@ -64,7 +82,14 @@ async fn drain(core: &Rc<Core>, listeners: &Rc<Listeners>, messages: &flume::Rec
             }
         }
     }
-    end_now(core, listeners)
+    cut + end_now(core, listeners)
+}
+
+/// Cuts what is under way besides tunnels; idle upstream connections have nobody to wait for them.
+fn cut_exchanges(core: &Core) -> u64 {
+    let before = core.open.get();
+    let fired = watch::fire_all(|wait| !matches!(wait, Wait::Tunnel | Wait::Nothing));
+    fired.min(before as u64)
 }
 
 fn end_now(core: &Core, listeners: &Listeners) -> u64 {

@@ -65,6 +65,8 @@ pub enum Message {
     Drain {
         /// Time left.
         deadline: Duration,
+        /// Time left for tunnels.
+        tunnels: Duration,
     },
     /// End now. Answered by [`Event::Ended`].
     Stop,

@@ -30,7 +30,9 @@ pub async fn run(core: Rc<Core>) {
         core.counters.panics.set(rt::panics());
         watch::sweep(now);
         if sweep.is_multiple_of(POOLS_EVERY) {
-            core.pools.borrow_mut().sweep(now);
+            let mut pools = core.pools.borrow_mut();
+            core.upstreams.borrow_mut().refresh(&mut pools);
+            pools.sweep(now);
         }
         if sweep.is_multiple_of(PRESSURE_EVERY) {
             core.follow_pressure();

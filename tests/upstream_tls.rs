@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -158,7 +158,7 @@ fn bodies_of_any_size_pass_both_ways() {
 fn what_goes_wrong_has_its_status_and_reason() {
     let certificates = Certificates::new();
     let plain = Upstream::start(|mut peer| peer.send(&ok(b"plain")));
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = support::listen();
     // A body up to the connection's end, cut without TLS's own end: not whole.
     let cut = serve(server_config(&certificates), |mut tls| {
         if read_head(&mut tls).is_some() {
@@ -248,7 +248,7 @@ type Tls = StreamOwned<ServerConnection, TcpStream>;
 
 /// A TLS server whose every connection runs a script.
 fn serve(config: Arc<ServerConfig>, script: impl Fn(Tls) + Send + Sync + 'static) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = support::listen();
     let port = listener.local_addr().unwrap().port();
     let script = Arc::new(script);
     std::thread::spawn(move || {

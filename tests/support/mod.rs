@@ -35,17 +35,23 @@ pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A port nobody listens on, and that no other test of this process was given.
-pub fn free_port() -> u16 {
+/// A listener on a port of the kernel's choice that no other test of this process was given.
+pub fn listen() -> TcpListener {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
         if !given.contains(&port) {
             given.push(port);
-            return port;
+            return listener;
         }
     }
+}
+
+/// A port nobody listens on.
+pub fn free_port() -> u16 {
+    listen().local_addr().unwrap().port()
 }
 
 /// A directory of its own, removed on drop.
@@ -450,7 +456,7 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start(script: impl Fn(Peer) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listen();
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(AtomicUsize::new(0));
         let (count, script) = (connections.clone(), Arc::new(script));

@@ -189,3 +189,59 @@ fn a_stream_stays_a_stream_under_gzip_and_an_upload_goes_on() {
         assert_eq!(seen, b"abcd".repeat(5));
     }
 }
+
+#[test]
+fn limit_count_counts_by_key_and_says_what_is_left() {
+    let upstream = named("fine");
+    let route = |plugin: &str| {
+        format!("routes: [{{id: r, uri: /*, plugins: {{limit-count: {{{plugin}}}}}, upstream: {}}}]", upstream.nodes())
+    };
+    for driver in drivers() {
+        let plugin = "count: 3, time_window: 3600, key: http_x_who, rejected_code: 429, rejected_msg: slow down";
+        let gateway = Gateway::start(driver, "", &route(plugin));
+        let ask = |who: &str| gateway.ask(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Who: {who}\r\n\r\n"));
+        let first = ask("a");
+        assert_eq!(
+            (first.status, first.header("x-ratelimit-limit"), first.header("x-ratelimit-remaining")),
+            (200, Some("3"), Some("2"))
+        );
+        assert_eq!(first.header("x-ratelimit-reset"), Some("3600"));
+        let left: Vec<String> = (0..2).map(|_| ask("a").header("x-ratelimit-remaining").unwrap().to_owned()).collect();
+        assert_eq!(left, ["1", "0"]);
+        let refused = ask("a");
+        assert_eq!((refused.status, refused.text()), (429, "{\"error_msg\":\"slow down\"}\n".to_owned()));
+        assert_eq!(refused.header("x-ratelimit-remaining"), Some("0"));
+        assert_eq!(ask("b").status, 200, "another key");
+        // Kept over a reload that leaves the plugin as it is; anew with another configuration.
+        gateway.reload(&route(plugin).replace("uri: /*", "name: renamed, uri: /*"));
+        assert_eq!(ask("a").status, 429);
+        gateway.reload(&route(
+            "count: \"${http_x_quota ?? 2}\", time_window: 3600, key: http_x_who, show_limit_quota_header: false",
+        ));
+        assert_eq!([ask("a").status, ask("a").status, ask("a").status], [200, 200, 503]);
+        let templated = gateway.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Who: a\r\nX-Quota: 9\r\n\r\n");
+        assert_eq!((templated.status, templated.header("x-ratelimit-limit")), (200, None));
+        assert_eq!(gateway.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Who: a\r\nX-Quota: none\r\n\r\n").status, 500);
+        gateway.reload(&route(
+            "rules: [{count: 9, time_window: 60, key: \"$http_x_who\", header_prefix: Who}, {count: 1, time_window: 60, key: \"$http_x_more\"}]",
+        ));
+        let many = gateway.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Who: a\r\nX-More: b\r\n\r\n");
+        assert_eq!((many.header("x-who-ratelimit-limit"), many.header("x-2-ratelimit-remaining")), (Some("9"), Some("0")));
+        assert_eq!(ask("a").status, 200, "a rule without a value is left out");
+        assert_eq!(gateway.ask("GET / HTTP/1.1\r\nHost: a\r\nX-Who: a\r\nX-More: b\r\n\r\n").status, 503);
+    }
+}
+
+#[test]
+fn limit_count_is_one_count_for_all_workers() {
+    let upstream = named("fine");
+    let resources = format!(
+        "routes: [{{uri: /*, plugins: {{limit-count: {{count: 50, time_window: 3600, key: x, key_type: constant}}}}, upstream: {}}}]",
+        upstream.nodes()
+    );
+    for driver in drivers() {
+        let gateway = Gateway::start(driver, &format!("  workers: {{count: 3, driver: {driver}}}\n"), &resources);
+        let passed = (0..120).filter(|_| gateway.get("/").status == 200).count();
+        assert_eq!(passed, 50, "{driver}: whichever worker takes the connection");
+    }
+}

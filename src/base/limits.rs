@@ -76,3 +76,10 @@ pub const IDLE_UNDER_PRESSURE: usize = 4;
 
 /// Copies of requests (`proxy-mirror`) under way, per worker; further ones are not made.
 pub const MIRRORS: usize = 1024;
+
+/// Keys of limits that the process counts; past it the oldest windows are forgotten, then others.
+pub const LIMIT_KEYS: usize = 1 << 18;
+/// Keys of limits of which a worker holds leases.
+pub const LEASES: usize = 50_000;
+/// A lease is this part of a limit.
+pub const LEASE_SHARE: u64 = 100;

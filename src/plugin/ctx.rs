@@ -53,6 +53,8 @@ pub struct Ctx<'e> {
     pub request_bytes: u64,
     /// The id that `request-id` gave the request or found in it.
     pub named_id: Option<Vec<u8>>,
+    /// Fields that plugins of the request phases want in the answer: set before its `header_filter`.
+    pub answer_fields: Vec<(Vec<u8>, Vec<u8>)>,
     /// What codes the response's body, and for which instance.
     pub coder: Option<Box<(usize, Box<dyn super::compress::Coder>)>>,
     /// Whether the request's body is gathered first, where a plugin has a say.
@@ -280,6 +282,7 @@ impl<'e> Ctx<'e> {
             reason: Reason::Internal,
             request_bytes: 0,
             named_id: None,
+            answer_fields: Vec::new(),
             coder: None,
             buffer_request: None,
             buffer_response: None,

@@ -65,7 +65,6 @@ pub const NOT_YET: &[&str] = &[
     "ldap-auth",
     "ldap-auth-advanced",
     "limit-conn",
-    "limit-count",
     "limit-req",
     "log-rotate",
     "loggly",

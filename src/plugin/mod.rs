@@ -14,6 +14,7 @@ pub mod headers;
 pub mod ip_restriction;
 pub mod key_auth;
 mod known;
+pub mod limit_count;
 pub mod prometheus;
 pub mod proxy_mirror;
 pub mod proxy_rewrite;

@@ -5,7 +5,9 @@ use serde_json::Value as Json;
 use super::conf::{self, Field, Shape, field};
 use super::known::NOT_YET;
 use super::{Build, ConfFault};
-use super::{api_breaker, buffering, client_control, compress, cors, fault_injection, ip_restriction, key_auth, prometheus};
+use super::{
+    api_breaker, buffering, client_control, compress, cors, fault_injection, ip_restriction, key_auth, limit_count, prometheus,
+};
 use super::{proxy_mirror, proxy_rewrite, real_ip, redirect, request_id, response_rewrite, traffic_split};
 use crate::config::nearest;
 
@@ -82,6 +84,7 @@ static ALL: &[Registered] = &[
         consumer_fields: &[field("key", Shape::Text(1, 4096), "**required**", "The consumer's key.")],
         ..plugin("key-auth", 2500, "rewrite", "Identifies consumers by a key.", key_auth::FIELDS, key_auth::build)
     },
+    plugin("limit-count", 1002, "access", "Limits the requests in a window of time.", limit_count::FIELDS, limit_count::build),
     plugin(
         "api-breaker",
         1005,

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::base::clock;
+use crate::limit::window;
 use crate::net::{rt, watch};
 use crate::proxy::Core;
 
@@ -29,6 +30,7 @@ pub async fn run(core: Rc<Core>) {
         core.counters.sweeps.add(1);
         core.counters.panics.set(rt::panics());
         watch::sweep(now);
+        window::give_back();
         if sweep.is_multiple_of(POOLS_EVERY) {
             let mut pools = core.pools.borrow_mut();
             core.upstreams.borrow_mut().refresh(&mut pools);

@@ -32,7 +32,11 @@ impl Chunk {
 
     /// Lends a chunk of at least `bytes`. Sizes other than the two pooled ones are allocated.
     pub fn with_capacity(bytes: usize) -> Self {
-        if bytes <= limits::CHUNK_SMALL_BYTES { Self::small() } else { Self::lend(bytes) }
+        match bytes {
+            ..=limits::CHUNK_HEAD_BYTES => Self::lend(limits::CHUNK_HEAD_BYTES),
+            ..=limits::CHUNK_SMALL_BYTES => Self::small(),
+            _ => Self::lend(bytes),
+        }
     }
 
     /// A chunk without memory, to stand where one was taken out.
@@ -209,6 +213,7 @@ impl Drop for Chunk {
 #[derive(Default)]
 #[expect(clippy::vec_box, reason = "a chunk takes its buffer out and gives it back as it is")]
 struct Pool {
+    head: Vec<Box<Buffer>>,
     small: Vec<Box<Buffer>>,
     large: Vec<Box<Buffer>>,
 }
@@ -225,6 +230,7 @@ pub fn give_back() {
 impl Pool {
     fn take(&mut self, bytes: usize) -> Option<Box<Buffer>> {
         match bytes {
+            limits::CHUNK_HEAD_BYTES => self.head.pop(),
             limits::CHUNK_SMALL_BYTES => self.small.pop(),
             limits::CHUNK_LARGE_BYTES => self.large.pop(),
             _ => None,
@@ -233,6 +239,7 @@ impl Pool {
 
     fn give_back(&mut self, mut buffer: Box<Buffer>) {
         let (list, kept) = match buffer.bytes.len() {
+            limits::CHUNK_HEAD_BYTES => (&mut self.head, limits::CHUNK_SMALL_KEPT),
             limits::CHUNK_SMALL_BYTES => (&mut self.small, limits::CHUNK_SMALL_KEPT),
             limits::CHUNK_LARGE_BYTES => (&mut self.large, limits::CHUNK_LARGE_KEPT),
             _ => return,

@@ -1,10 +1,12 @@
 //! Every constant bound of the product, by name. What a user may change is in `config::gateway` and only defaulted here.
 
+/// Bytes of a chunk lent to a client connection for the begin of a request: idle ones keep one each.
+pub const CHUNK_HEAD_BYTES: usize = 8 * 1024;
 /// Bytes of a chunk lent for heads and small bodies.
 pub const CHUNK_SMALL_BYTES: usize = 16 * 1024;
 /// Bytes of a chunk lent once a body has shown to be large.
 pub const CHUNK_LARGE_BYTES: usize = 256 * 1024;
-/// Small chunks a worker keeps for reuse; more are given back to the allocator.
+/// Head and small chunks a worker keeps of each for reuse; more are given back to the allocator.
 pub const CHUNK_SMALL_KEPT: usize = 4096;
 /// Large chunks a worker keeps for reuse.
 pub const CHUNK_LARGE_KEPT: usize = 32;
@@ -41,8 +43,9 @@ pub const LOG_BATCH_BYTES: usize = 64 * 1024;
 /// Batches of access log waiting for the writer, per process; past it lines are dropped and counted.
 pub const LOG_BATCHES_WAITING: usize = 256;
 /// Client connections of a worker up to which an idle one keeps a receive posted (and its chunk pinned); above it an idle
-/// connection waits for readiness first, at the price of one operation more per request.
-pub const POSTED_RECEIVES: usize = 512;
+/// connection waits for readiness first and gives up what exchanges need, at the price of one operation and one allocation more
+/// per request.
+pub const POSTED_RECEIVES: usize = 320;
 /// Bytes of a request's unread rest that are read and dropped before a connection is closed.
 pub const LINGER_BYTES: u64 = 1024 * 1024;
 /// Seconds a closing connection waits for its client's FIN.
@@ -83,3 +86,6 @@ pub const LIMIT_KEYS: usize = 1 << 18;
 pub const LEASES: usize = 50_000;
 /// A lease is this part of a limit.
 pub const LEASE_SHARE: u64 = 100;
+
+/// Parts of exchanges that a worker keeps for connections to come.
+pub const PARTS_KEPT: usize = 256;

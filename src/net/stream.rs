@@ -80,8 +80,8 @@ impl Stream {
     }
 
     /// The same, lending memory only once there is something to read (one operation more).
-    pub fn poll_recv_gated(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
-        self.poll_recv_as(cx, RecvAsk { size: limits::CHUNK_SMALL_BYTES, gated: true })
+    pub fn poll_recv_gated(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<Chunk>> {
+        self.poll_recv_as(cx, RecvAsk { size, gated: true })
     }
 
     fn poll_recv_as(&mut self, cx: &mut Context<'_>, ask: RecvAsk) -> Poll<io::Result<Chunk>> {

@@ -444,3 +444,15 @@ pub struct Parts {
     /// Kept allocation of [`Ctx::captures`].
     pub captures: Vec<(Box<str>, Vec<u8>)>,
 }
+
+impl Parts {
+    /// Forgets what is in it and keeps the allocations.
+    pub fn reset(&mut self) {
+        self.request.clear();
+        drop(self.request.fields.take_received());
+        self.response.clear();
+        drop(self.response.fields.take_received());
+        self.tries.clear();
+        self.captures.clear();
+    }
+}

@@ -1,6 +1,6 @@
 //! An HTTP/1 connection of a client: heads are read, exchanges are run, one after the other.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::exchange;
 use crate::base::clock::{self, Tick};
 use crate::base::limits;
 use crate::config::gateway::Gateway;
-use crate::net::{Stream, Wait};
+use crate::net::Wait;
 use crate::plugin::ctx::{ConnInfo, Parts};
 use crate::proto::h1::{self, HeadFault, HeadLimits, Progress};
 use crate::proto::message::Reason;
@@ -29,41 +29,89 @@ pub enum After {
     Gone,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(core: Rc<Core>, stream: Stream, mut info: ConnInfo, proxy_protocol: bool) {
-    let accepted = clock::refresh();
-    let mut down = Downstream::new(stream);
-    let mut parts = Box::new(Parts::default());
-    if proxy_protocol && !exchange::cold(read_proxy_header(&core, &mut down, &mut info, accepted)).await {
-        return down.stream.close().await;
+/// Serves a connection to its end, and lets go `guard` then. What exchanges need lives in a future of its own, which a
+/// connection that is idle among many gives up: it keeps its stream and little more.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice, as long as the connection is open")]
+pub fn serve(
+    core: Rc<Core>,
+    guard: impl Sized + 'static,
+    mut down: Downstream,
+    mut info: ConnInfo,
+    proxy_protocol: bool,
+) -> impl Future<Output = ()> {
+    async move {
+        let mut first = Some(clock::refresh());
+        let introduced = !proxy_protocol || exchange::cold(read_proxy_header(&core, &mut down, &mut info, first)).await;
+        while introduced {
+            match Box::pin(work(&core, &mut down, &info, first.take())).await {
+                Work::Paused if wait(&core, &mut down).await => {}
+                Work::Paused | Work::Ended => break,
+                Work::Lingers => {
+                    exchange::cold(down.linger()).await;
+                    return drop(guard);
+                }
+            }
+        }
+        exchange::cold(down.stream.close()).await;
+        drop(guard);
     }
-    let mut first = Some(accepted);
-    loop {
-        let after = match read_head(&core, &mut down, &mut parts, first.take()).await {
+}
+
+/// Why a connection's exchanges stopped.
+enum Work {
+    /// It is idle among many.
+    Paused,
+    /// It is to be closed once the client has all that was sent.
+    Lingers,
+    /// It is to be closed.
+    Ended,
+}
+
+/// Reads heads and runs exchanges, one after the other.
+async fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first: Option<Tick>) -> Work {
+    let mut parts = core.parts();
+    let why = loop {
+        let after = match read_head(core, down, &mut parts, first.take()).await {
             Head::Whole(view, started) => {
                 info.requests.set(info.requests.get() + 1);
-                exchange::run(&core, view, &mut down, &mut parts, &info, started).await
+                exchange::run(core, view, down, &mut parts, info, started).await
             }
-            Head::Faulty(fault, started) => {
-                exchange::cold(exchange::refuse(&core, &mut down, &mut parts, &info, &fault, started)).await
-            }
-            Head::Gone => break,
+            Head::Faulty(fault, started) => exchange::cold(exchange::refuse(core, down, &mut parts, info, &fault, started)).await,
+            Head::Idle => break Work::Paused,
+            Head::Gone => break Work::Ended,
         };
         match after {
             After::Keep => {}
-            After::Close => return exchange::cold(down.linger()).await,
+            After::Close => break Work::Lingers,
             After::Cut => {
                 down.stream.reset_on_close();
-                break;
+                break Work::Ended;
             }
-            After::Gone => break,
+            After::Gone => break Work::Ended,
         }
+    };
+    core.keep_parts(parts);
+    why
+}
+
+/// Waits for an idle client's next bytes, which the next head begins with; false where there are none to come.
+async fn wait(core: &Core, down: &mut Downstream) -> bool {
+    arm(down, &core.view().snapshot.gateway, core, None);
+    core.counters.idle.add(1);
+    let read = poll_fn(|cx| down.poll_bytes(cx, true, limits::CHUNK_HEAD_BYTES)).await;
+    core.counters.idle.sub(1);
+    match read {
+        Ok(chunk) if !chunk.is_empty() => {
+            down.put_back(chunk);
+            true
+        }
+        _ => false,
     }
-    down.stream.close().await;
 }
 
 enum Head {
     Whole(Rc<View>, Tick),
+    Idle,
     Gone,
     Faulty(HeadFault, Tick),
 }
@@ -84,9 +132,11 @@ async fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accept
             Err(fault) => return Head::Faulty(fault, since),
         }
         let idle = started.is_none();
-        let gated = idle && core.gates_receives();
+        if idle && core.gates_receives() && !down.has_bytes() {
+            return Head::Idle;
+        }
         core.counters.idle.add(u64::from(idle));
-        let read = poll_fn(|cx| down.poll_bytes(cx, gated, limits::CHUNK_SMALL_BYTES)).await;
+        let read = poll_fn(|cx| down.poll_bytes(cx, false, limits::CHUNK_HEAD_BYTES)).await;
         core.counters.idle.sub(u64::from(idle));
         let late = down.stream.watch().fired() == Some(Wait::Header);
         let received = parts.request.fields.received_mut();
@@ -144,9 +194,9 @@ fn arm(down: &Downstream, gateway: &Gateway, core: &Core, started: Option<Tick>)
 }
 
 /// Reads the PROXY header that the listener demands. False: there was none, and the connection is closed.
-async fn read_proxy_header(core: &Core, down: &mut Downstream, info: &mut ConnInfo, accepted: Tick) -> bool {
+async fn read_proxy_header(core: &Core, down: &mut Downstream, info: &mut ConnInfo, accepted: Option<Tick>) -> bool {
     let header = core.view().snapshot.gateway.timeouts.header;
-    down.stream.watch().arm_at(Wait::Header, accepted.after(header));
+    down.stream.watch().arm_at(Wait::Header, accepted.unwrap_or_else(clock::now).after(header));
     let mut received = crate::base::buf::Chunk::empty();
     loop {
         let read = poll_fn(|cx| down.poll_bytes(cx, false, limits::CHUNK_SMALL_BYTES)).await;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::base::count::{Bound, Counters};
 use crate::base::limits;
 use crate::plugin::chain::Merged;
+use crate::plugin::ctx::Parts;
 use crate::proto::message::Reason;
 use crate::snapshot::Snapshot;
 use crate::snapshot::published::{Pressure, Published};
@@ -36,6 +37,7 @@ pub struct Core {
     pub mirrors: Cell<usize>,
     published: Arc<Published>,
     view: RefCell<Rc<View>>,
+    parts: RefCell<Vec<Box<Parts>>>,
     home: Rc<dyn Home>,
     log: RefCell<LogBatch>,
     log_sender: Option<flume::Sender<Vec<u8>>>,
@@ -126,6 +128,7 @@ impl Core {
             mirrors: Cell::new(0),
             published,
             view: RefCell::new(Rc::new(view)),
+            parts: RefCell::default(),
             home,
             log: RefCell::default(),
             log_sender,
@@ -152,6 +155,20 @@ impl Core {
     /// Idle client connections lend no memory once this many are open.
     pub fn gates_receives(&self) -> bool {
         self.open.get() > limits::POSTED_RECEIVES
+    }
+
+    /// Parts for a connection's exchanges, used ones first.
+    pub fn parts(&self) -> Box<Parts> {
+        self.parts.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes parts back.
+    pub fn keep_parts(&self, mut parts: Box<Parts>) {
+        let mut kept = self.parts.borrow_mut();
+        if kept.len() < limits::PARTS_KEPT {
+            parts.reset();
+            kept.push(parts);
+        }
     }
 
     /// Client connections this worker may hold.

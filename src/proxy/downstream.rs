@@ -35,7 +35,7 @@ impl Downstream {
         if self.ended {
             return Poll::Ready(Ok(Chunk::empty()));
         }
-        let polled = if gated { self.stream.poll_recv_gated(cx) } else { self.stream.poll_recv_sized(cx, size) };
+        let polled = if gated { self.stream.poll_recv_gated(cx, size) } else { self.stream.poll_recv_sized(cx, size) };
         if let Poll::Ready(Ok(chunk)) = &polled {
             self.ended = chunk.is_empty();
         }
@@ -48,7 +48,7 @@ impl Downstream {
         if self.early.is_some() || self.ended {
             return Poll::Pending;
         }
-        match self.poll_bytes(cx, gated, limits::CHUNK_SMALL_BYTES) {
+        match self.poll_bytes(cx, gated, limits::CHUNK_HEAD_BYTES) {
             Poll::Ready(Ok(chunk)) if chunk.is_empty() => Poll::Pending,
             Poll::Ready(Ok(chunk)) => {
                 self.early = Some(chunk);
@@ -57,6 +57,11 @@ impl Downstream {
             Poll::Ready(Err(error)) => Poll::Ready(Error::from_io(Side::Downstream, &error)),
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Bytes were read ahead of time.
+    pub fn has_bytes(&self) -> bool {
+        self.early.is_some()
     }
 
     /// Body bytes are waited for: until the next advance is due, or the whole request.

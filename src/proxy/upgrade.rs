@@ -74,7 +74,7 @@ fn poll(
             }
         }
         if to_client.waiting.is_none() && !to_client.ended {
-            match up.poll_recv_gated(cx) {
+            match up.poll_recv_gated(cx, limits::CHUNK_SMALL_BYTES) {
                 Poll::Ready(Ok(chunk)) => moved |= to_client.take(chunk),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(fault(up, Side::Upstream, &error))),
                 Poll::Pending => {}

@@ -15,6 +15,7 @@ use crate::net::accept::Acceptor;
 use crate::net::rt;
 use crate::plugin::ctx::ConnInfo;
 use crate::proto::message::Reason;
+use crate::proxy::downstream::Downstream;
 use crate::proxy::{Core, conn_h1};
 
 /// The worker's listeners by the coordinator's numbers.
@@ -125,12 +126,9 @@ impl Listeners {
             requests: Cell::new(0),
             peer_text: peer.map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default(),
         };
-        let guard = Counted(core.clone());
+        let (guard, down) = (Counted(core.clone()), Downstream::new(stream));
         let proxy_protocol = open.conf.proxy_protocol;
-        rt::spawn(async move {
-            conn_h1::serve(guard.0.clone(), stream, info, proxy_protocol).await;
-            drop(guard);
-        });
+        rt::spawn(conn_h1::serve(core.clone(), guard, down, info, proxy_protocol));
     }
 }
 

@@ -32,11 +32,8 @@ impl Chunk {
 
     /// Lends a chunk of at least `bytes`. Sizes other than the two pooled ones are allocated.
     pub fn with_capacity(bytes: usize) -> Self {
-        match bytes {
-            ..=limits::CHUNK_HEAD_BYTES => Self::lend(limits::CHUNK_HEAD_BYTES),
-            ..=limits::CHUNK_SMALL_BYTES => Self::small(),
-            _ => Self::lend(bytes),
-        }
+        let classes = [limits::CHUNK_HEAD_BYTES, limits::CHUNK_SMALL_BYTES];
+        Self::lend(classes.into_iter().find(|class| bytes <= *class).unwrap_or(bytes))
     }
 
     /// A chunk without memory, to stand where one was taken out.

@@ -41,8 +41,11 @@ pub fn serve(
 ) -> impl Future<Output = ()> {
     async move {
         let mut first = Some(clock::refresh());
-        let introduced = !proxy_protocol || exchange::cold(read_proxy_header(&core, &mut down, &mut info, first)).await;
-        while introduced {
+        if proxy_protocol && !exchange::cold(read_proxy_header(&core, &mut down, &mut info, first)).await {
+            exchange::cold(down.stream.close()).await;
+            return drop(guard);
+        }
+        loop {
             match Box::pin(work(&core, &mut down, &info, first.take())).await {
                 Work::Paused if wait(&core, &mut down).await => {}
                 Work::Paused | Work::Ended => break,

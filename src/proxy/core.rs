@@ -37,6 +37,7 @@ pub struct Core {
     pub mirrors: Cell<usize>,
     published: Arc<Published>,
     view: RefCell<Rc<View>>,
+    #[expect(clippy::vec_box, reason = "they go to connections and come back as they are")]
     parts: RefCell<Vec<Box<Parts>>>,
     home: Rc<dyn Home>,
     log: RefCell<LogBatch>,

@@ -9,8 +9,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use monoio::BufResult;
 use monoio::buf::{IoBuf, IoBufMut};
-use monoio::io::{AsyncReadRent, AsyncWriteRent};
+use monoio::io::AsyncReadRent;
 
 use super::watch::Watch;
 use crate::base::buf::Chunk;
@@ -87,6 +88,12 @@ pub(super) trait Readable {
     async fn readable(&self) -> io::Result<()>;
 }
 
+/// A half that writes.
+pub(super) trait Writable {
+    /// Writes some of a buffer.
+    fn write<B: IoBuf>(&mut self, buffer: B) -> impl Future<Output = BufResult<usize, B>>;
+}
+
 /// The receiving lane.
 pub(super) fn receiving<H: AsyncReadRent + Readable + 'static>(mut half: H) -> Lane<RecvAsk, io::Result<Chunk>> {
     Lane::new(|mail| async move {
@@ -108,7 +115,7 @@ pub(super) fn receiving<H: AsyncReadRent + Readable + 'static>(mut half: H) -> L
 }
 
 /// The sending lane: sends the whole window, telling each advance.
-pub(super) fn sending<H: AsyncWriteRent + 'static>(mut half: H, watch: Watch) -> Lane<Chunk, io::Result<Chunk>> {
+pub(super) fn sending<H: Writable + 'static>(mut half: H, watch: Watch) -> Lane<Chunk, io::Result<Chunk>> {
     Lane::new(|mail| async move {
         loop {
             let mut chunk: Chunk = next(&mail).await;

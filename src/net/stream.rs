@@ -3,13 +3,17 @@
 
 mod secured;
 
-use std::future::poll_fn;
+use std::cell::UnsafeCell;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use monoio::io::{OwnedReadHalf, Splitable};
+use monoio::BufResult;
+use monoio::buf::IoBuf;
+use monoio::io::{AsyncWriteRent, OwnedReadHalf};
 use monoio::net::{TcpStream, UnixStream};
 
 use super::lane::{self, Lane, RecvAsk};
@@ -44,13 +48,13 @@ pub struct Stream {
 impl Stream {
     pub(super) fn tcp(stream: TcpStream) -> Self {
         let fd = stream.as_raw_fd();
-        let (read, write) = stream.into_split();
+        let (read, write) = halves(stream);
         Self::of(fd, lane::receiving(read), |watch| lane::sending(write, watch))
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
         let fd = stream.as_raw_fd();
-        let (read, write) = stream.into_split();
+        let (read, write) = halves(stream);
         Self::of(fd, lane::receiving(read), |watch| lane::sending(write, watch))
     }
 
@@ -233,6 +237,24 @@ impl Drop for Stream {
         if self.recv.busy() || self.send.busy() {
             self.shut();
         }
+    }
+}
+
+/// Both directions of a stream. monoio's own writing half says FIN when it is dropped, one syscall for each connection that is
+/// closed a moment later anyway.
+fn halves<T>(stream: T) -> (OwnedReadHalf<T>, WriteEnd<T>) {
+    let shared = Rc::new(UnsafeCell::new(stream));
+    (OwnedReadHalf(shared.clone()), WriteEnd(shared))
+}
+
+/// The sending direction of a stream.
+struct WriteEnd<T>(Rc<UnsafeCell<T>>);
+
+impl<T: AsyncWriteRent> lane::Writable for WriteEnd<T> {
+    fn write<B: IoBuf>(&mut self, buffer: B) -> impl Future<Output = BufResult<usize, B>> {
+        // SAFETY: as monoio's own halves do it: reading and writing use separate operations of the stream, both halves live on
+        // this thread, and the Rc keeps the stream in place.
+        unsafe { &mut *self.0.get() }.write(buffer)
     }
 }
 

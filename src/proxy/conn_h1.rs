@@ -21,8 +21,10 @@ use crate::proto::proxy_protocol::{self, Parsed};
 pub enum After {
     /// The connection serves the next request.
     Keep,
-    /// The answer is sent whole; the connection closes so that the client gets all of it.
+    /// The answer is sent whole; the connection closes so that the client gets all of it, whatever it may still send.
     Close,
+    /// The same for a client that said itself that it sends nothing more.
+    Done,
     /// The answer is cut: the connection is reset, so that nothing looks complete that is not.
     Cut,
     /// Nobody is there any more.
@@ -90,7 +92,8 @@ async fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first
                 down.stream.reset_on_close();
                 break Work::Ended;
             }
-            After::Gone => break Work::Ended,
+            After::Done if down.has_bytes() => break Work::Lingers,
+            After::Done | After::Gone => break Work::Ended,
         }
     };
     core.keep_parts(parts);

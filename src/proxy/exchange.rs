@@ -51,7 +51,11 @@ pub async fn run(
     let mut exchange = Exchange::new(core, &view, down, upload);
     let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
     (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
-    let after = exchange.serve(&mut ctx).await;
+    let said_close = !ctx.request.keep_alive;
+    let mut after = exchange.serve(&mut ctx).await;
+    if after == After::Close && said_close && exchange.upload.read_whole() {
+        after = After::Done;
+    }
     let used = ctx.request.head_bytes + exchange.upload.with_head;
     ctx.request_bytes = used as u64 + exchange.upload.received;
     exchange.finish(&mut ctx);

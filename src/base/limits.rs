@@ -89,3 +89,6 @@ pub const LEASE_SHARE: u64 = 100;
 
 /// Parts of exchanges that a worker keeps for connections to come.
 pub const PARTS_KEPT: usize = 256;
+
+/// Bytes of a body up to which they are copied behind the head that goes out, rather than the head put in front of them.
+pub const COPIED_BYTES: usize = 2048;

@@ -17,8 +17,8 @@ use super::watch::Watch;
 use crate::base::buf::Chunk;
 use crate::base::clock;
 
-/// Bytes kept free in front of what is read, for framing to be put there.
-pub(super) const FRONT: usize = 16;
+/// Bytes kept free in front of what is read, for framing to be put there, or a head somewhat longer than the one received.
+pub(super) const FRONT: usize = 256;
 /// Bytes kept free behind what is read, likewise.
 pub(super) const BACK: usize = 16;
 

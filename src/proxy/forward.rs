@@ -12,6 +12,7 @@ use super::{respond, upgrade};
 use crate::base::buf::Chunk;
 use crate::base::clock;
 use crate::base::error::{Error, Kind, Side};
+use crate::base::limits;
 use crate::net::Wait;
 use crate::plugin::ctx::{BodyPlan, Source};
 use crate::plugin::{Answer, Ctx, cookie};
@@ -196,7 +197,12 @@ impl<'e> Exchange<'e> {
         let keep = self.keeps(ctx);
         let manner = respond::manner(ctx, keep, None, false);
         let mut out = respond::write(ctx, &manner, super::core::date().as_bytes());
-        let mut body = match Download::begin(ctx, manner.framing, &mut out) {
+        let behind_head = ctx.response.fields.received().len().saturating_sub(ctx.response.head_bytes);
+        let begun = match behind_head > limits::COPIED_BYTES {
+            true => Download::begin_in_place(ctx, manner.framing, &mut out),
+            false => Download::begin(ctx, manner.framing, &mut out),
+        };
+        let mut body = match begun {
             Ok(body) => body,
             Err(error) => return Done::broken(cold(self.bad_gateway(ctx, error)).await),
         };

@@ -67,6 +67,43 @@ impl Download {
         Ok(body)
     }
 
+    /// The same where much of the body came along with the head: it stays where it was received, and the head that goes out
+    /// (`out`) is put in front of it. What the fields of the received head lie in is copied instead.
+    ///
+    /// # Errors
+    /// As above.
+    #[cold]
+    pub fn begin_in_place(ctx: &mut Ctx<'_>, framing: Framing, out: &mut Chunk) -> Result<Self, Error> {
+        let response = &mut *ctx.response;
+        let mut chunk = response.fields.take_received();
+        let mut head = Chunk::with_capacity(response.head_bytes);
+        emit::put(&mut head, chunk.filled().get(..response.head_bytes).unwrap_or_default());
+        *response.fields.received_mut() = head;
+        chunk.consume(response.head_bytes);
+        let mut body = Self {
+            decoder: Decoder::new(response.body),
+            shape: response.body,
+            ahead: None,
+            whole: response.body.is_empty(),
+            excess: response.body.is_empty() && !chunk.is_empty(),
+            data: 0,
+            received: chunk.len() as u64,
+        };
+        if body.whole {
+            return Ok(body);
+        }
+        let reframed =
+            reframe::reframe(&mut body.decoder, framing, chunk).map_err(|_| Error::new(Side::Upstream, Kind::Malformed))?;
+        (body.data, body.whole, body.excess) = (reframed.data, reframed.done, !reframed.rest.is_empty());
+        let mut piece = reframed.out;
+        if piece.prepend(out.filled()) {
+            *out = piece;
+        } else {
+            emit::put(out, piece.filled());
+        }
+        Ok(body)
+    }
+
     /// The next piece in the client's framing; `None` at the end. Pending while there is none.
     fn poll_piece(&mut self, cx: &mut Context<'_>, up: &mut Connection, framing: Framing) -> Poll<Result<Option<Chunk>, Error>> {
         loop {

@@ -156,12 +156,16 @@ fn a_listener_that_stops_gives_up_no_connection() {
                 stream.send(chunk(b"served")).await.unwrap();
                 stream.close().await;
             }
-            for client in &mut clients {
-                client.set_read_timeout(Some(DEADLINE)).unwrap();
-                let mut said = String::new();
-                client.read_to_string(&mut said).unwrap();
-                assert_eq!(said, "served");
-            }
+            let readers = std::thread::spawn(move || {
+                for client in &mut clients {
+                    client.set_read_timeout(Some(DEADLINE)).unwrap();
+                    let mut said = String::new();
+                    client.read_to_string(&mut said).unwrap();
+                    assert_eq!(said, "served");
+                }
+            });
+            until("all answers", || readers.is_finished()).await; // the loop closes the sockets with its next turn
+            readers.join().unwrap();
         }
     });
 }

@@ -1,11 +1,15 @@
 //! Processes the harness starts: pinned, in a group of their own, gone when the harness is.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::sys;
 
@@ -13,6 +17,8 @@ use crate::sys;
 pub const START: Duration = Duration::from_secs(10);
 /// Between two looks at something that is waited for.
 pub const POLL: Duration = Duration::from_millis(5);
+/// How many of the addresses given last stay reserved.
+const RESERVATIONS: usize = 256;
 
 /// A running child. Dropping it kills its whole group and reaps it.
 pub struct Child {
@@ -124,12 +130,24 @@ impl Drop for Scratch {
     }
 }
 
-/// A loopback address whose port the kernel chose and nobody holds now.
+/// A loopback address whose port the kernel chose and nobody listens on. It stays reserved: a socket that is bound with
+/// `SO_REUSEADDR` and does not listen keeps the kernel from giving the port to a connection or another caller, and does not
+/// keep a server that sets the same option from listening there.
 ///
 /// # Errors
-/// Where no port is left.
+/// Where no port or no descriptor is left.
 pub fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0")?.local_addr()
+    static RESERVED: Mutex<VecDeque<Socket>> = Mutex::new(VecDeque::new());
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    if reserved.len() == RESERVATIONS {
+        reserved.pop_front();
+    }
+    reserved.push_back(socket);
+    Ok(address)
 }
 
 /// The last lines of a log, on one line.

@@ -394,7 +394,7 @@ mod tests {
     }
 
     fn free_address() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+        bench_harness::children::free_address().unwrap()
     }
 
     #[test]

@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn nobody_holds_a_free_port() {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let port = bench_harness::children::free_address().unwrap();
         assert_eq!(find(port, Path::new("/")), None);
     }
 }

@@ -224,8 +224,10 @@ impl<'e> Exchange<'e> {
             }
             ctx.response.fields.set(b"X-APISIX-Upstream-Status", &statuses);
         }
-        for (name, value) in std::mem::take(&mut ctx.answer_fields) {
-            ctx.response.fields.add(&name, &value); // beside what the upstream says, as in APISIX
+        if !ctx.answer_fields.is_empty() {
+            for (name, value) in std::mem::take(&mut ctx.answer_fields) {
+                ctx.response.fields.add(&name, &value); // beside what the upstream says, as in APISIX
+            }
         }
         ctx.sent.status = ctx.response.status;
         self.each_chain(|chain| chain.run_header_filter(ctx));

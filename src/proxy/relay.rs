@@ -227,7 +227,7 @@ pub async fn flush(
     }
 }
 
-#[inline]
+#[inline(always)] // on every request's way
 fn send_next(ctx: &mut Ctx<'_>, down: &mut Downstream, chunk: Chunk, deadlines: &Deadlines) {
     ctx.sent.bytes += chunk.len() as u64;
     down.stream.watch().arm(Wait::Send, deadlines.send);

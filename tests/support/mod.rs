@@ -49,9 +49,9 @@ pub fn listen() -> TcpListener {
     }
 }
 
-/// A port nobody listens on.
+/// A port nobody listens on, reserved for whoever is started on it.
 pub fn free_port() -> u16 {
-    listen().local_addr().unwrap().port()
+    bench_harness::children::free_address().unwrap().port()
 }
 
 /// A directory of its own, removed on drop.

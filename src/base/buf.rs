@@ -76,11 +76,6 @@ impl Chunk {
         self.0.as_mut().and_then(|buffer| buffer.bytes.get_mut(buffer.start..buffer.end)).unwrap_or_default()
     }
 
-    /// Where the window begins in the allocation, in bytes.
-    pub fn start(&self) -> usize {
-        self.0.as_ref().map_or(0, |buffer| buffer.start)
-    }
-
     /// The free bytes behind the window; call [`Chunk::advance`] after writing to them.
     pub fn room_mut(&mut self) -> &mut [u8] {
         self.0.as_mut().and_then(|buffer| buffer.bytes.get_mut(buffer.end..)).unwrap_or_default()
@@ -163,21 +158,22 @@ impl Chunk {
         }
     }
 
-    /// Moves the window to the front of the allocation, so that all free bytes lie behind it.
-    pub fn compact(&mut self) {
-        if let Some(buffer) = self.0.as_mut().filter(|buffer| buffer.start > 0) {
-            buffer.bytes.copy_within(buffer.start..buffer.end, 0);
-            buffer.end -= buffer.start;
-            buffer.start = 0;
+    /// Makes [`Self::room`] at least `more`, whatever lies in front of the window: where it is less, one copy into twice as much.
+    pub fn make_room(&mut self, more: usize) {
+        if self.room() < more {
+            let mut larger = Self::lend((self.len() + more).next_power_of_two());
+            let _fits = larger.append(self.filled());
+            *self = larger;
         }
     }
 
-    /// Grows the allocation to at least `bytes`, keeping the window (one copy).
-    pub fn grow(&mut self, bytes: usize) {
-        if bytes > self.capacity() {
-            let mut larger = Self::lend(bytes);
-            let _fits = larger.append(self.filled());
-            *self = larger;
+    /// Takes another chunk's bytes behind its own: as they lie where it is empty, else by a copy.
+    pub fn join(&mut self, other: Self) {
+        if self.is_empty() {
+            *self = other;
+        } else {
+            self.make_room(other.len());
+            let _fits = self.append(other.filled());
         }
     }
 
@@ -258,8 +254,9 @@ mod tests {
         assert!(chunk.append(b"hello world"));
         chunk.consume(6);
         assert_eq!(chunk.filled(), b"world");
-        chunk.compact();
-        assert_eq!((chunk.start(), chunk.filled()), (0, &b"world"[..]));
+        let whole = chunk.capacity();
+        chunk.make_room(whole - 5);
+        assert_eq!((chunk.room() >= whole - 5, chunk.filled()), (true, &b"world"[..]));
         chunk.consume(99);
         assert!(chunk.is_empty());
         assert_eq!(chunk.room(), chunk.capacity());
@@ -272,13 +269,30 @@ mod tests {
     }
 
     #[test]
-    fn append_refuses_what_does_not_fit_and_grow_makes_room() {
+    fn append_refuses_what_does_not_fit_and_make_room_lets_it_in() {
         let mut chunk = Chunk::small();
         let filler = vec![b'x'; chunk.capacity()];
         assert!(chunk.append(&filler));
         assert!(!chunk.append(b"y"));
-        chunk.grow(filler.len() + 1);
+        chunk.make_room(1);
         assert!(chunk.append(b"y"));
         assert_eq!(chunk.len(), filler.len() + 1);
+    }
+
+    #[test]
+    fn room_is_counted_behind_the_window_not_in_front_of_it() {
+        let capacity = Chunk::small().capacity();
+        for front in [1, 16, 256, 1000] {
+            for already in [1, 100, 272] {
+                let mut chunk = Chunk::small();
+                chunk.reserve_front(front);
+                assert!(chunk.append(&vec![b'a'; already]));
+                let mut other = Chunk::small();
+                let more = capacity - already - front / 2; // fits the allocation, not the room
+                assert!(other.append(&vec![b'b'; more]));
+                chunk.join(other);
+                assert_eq!(chunk.len(), already + more, "{front} {already}");
+            }
+        }
     }
 }

@@ -183,15 +183,6 @@ impl Chain {
         }
     }
 
-    /// Runs `code_body`, after `body_filter` of all chains.
-    pub fn run_body_coding(&self, ctx: &mut Ctx<'_>, data: &mut Vec<u8>, last: bool) {
-        if self.phases.has(Phases::CODING) {
-            for entry in self.entries.iter().filter(|entry| entry.phases.has(Phases::CODING)) {
-                entry.instance.code_body(ctx, data, last);
-            }
-        }
-    }
-
     /// Runs `body_filter`.
     pub fn run_body_filter(&self, ctx: &mut Ctx<'_>, data: &mut Vec<u8>, last: bool) {
         if self.phases.has(Phases::BODY_FILTER) {

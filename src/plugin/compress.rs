@@ -154,10 +154,6 @@ impl Rule {
 }
 
 impl Compress {
-    fn key(&self) -> usize {
-        std::ptr::from_ref(self) as usize
-    }
-
     fn name(&self) -> &'static [u8] {
         match self.coding {
             Coding::Gzip(_) => b"gzip",
@@ -208,16 +204,8 @@ impl Plugin for Compress {
         fields.remove_known(Known::ContentLength);
         fields.remove(b"accept-ranges");
         fields.set(b"Content-Encoding", self.name());
-        ctx.coder = Some(Box::new((self.key(), self.coder())));
+        ctx.coder = Some(self.coder());
         ctx.filter_body();
-    }
-
-    fn code_body(&self, ctx: &mut Ctx<'_>, data: &mut Vec<u8>, last: bool) {
-        if let Some((key, coder)) = ctx.coder.as_deref_mut()
-            && *key == self.key()
-        {
-            coder.code(data, last);
-        }
     }
 }
 

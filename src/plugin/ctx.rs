@@ -55,8 +55,8 @@ pub struct Ctx<'e> {
     pub named_id: Option<Vec<u8>>,
     /// Fields that plugins of the request phases want in the answer: set before its `header_filter`.
     pub answer_fields: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What codes the response's body, and for which instance.
-    pub coder: Option<Box<(usize, Box<dyn super::compress::Coder>)>>,
+    /// What codes the response's body, behind every `body_filter`.
+    pub coder: Option<Box<dyn super::compress::Coder>>,
     /// Whether the request's body is gathered first, where a plugin has a say.
     pub buffer_request: Option<bool>,
     /// Whether the response is taken as fast as its node gives it, where a plugin has a say.
@@ -355,6 +355,13 @@ impl Ctx<'_> {
     pub fn filter_body(&mut self) {
         if matches!(self.body_plan, BodyPlan::Stream) {
             self.body_plan = BodyPlan::Filter;
+        }
+    }
+
+    /// Codes a piece of the response's body, where a plugin set a coder.
+    pub fn code_body(&mut self, data: &mut Vec<u8>, last: bool) {
+        if let Some(coder) = &mut self.coder {
+            coder.code(data, last);
         }
     }
 

@@ -106,11 +106,9 @@ pub trait Plugin: Send + Sync {
     /// `data` in place. Called per piece, `last` with the final one (which may be empty); once with a collected body.
     fn body_filter(&self, _ctx: &mut Ctx<'_>, _data: &mut Vec<u8>, _last: bool) {}
 
-    /// The head's part of a content coding, after every `header_filter`: whether it shall be, and its fields.
+    /// The head's part of a content coding, after every `header_filter`: whether it shall be (`ctx.coder` codes the body then,
+    /// after every `body_filter`), and its fields.
     fn code_head(&self, _ctx: &mut Ctx<'_>) {}
-
-    /// The body's part of a content coding, after every `body_filter`.
-    fn code_body(&self, _ctx: &mut Ctx<'_>, _data: &mut Vec<u8>, _last: bool) {}
 
     /// Phase `log`.
     fn log(&self, _ctx: &Ctx<'_>) {}

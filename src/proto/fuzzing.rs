@@ -35,7 +35,7 @@ pub fn request_head(bytes: &[u8]) {
     let mut slow = RequestHead::default();
     *slow.fields.received_mut() = chunk(&[]);
     for byte in bytes.get(..head.head_bytes).unwrap_or_default() {
-        slow.fields.received_mut().grow(head.head_bytes);
+        slow.fields.received_mut().make_room(1);
         let _fits = slow.fields.received_mut().append(&[*byte]);
         match h1::request::parse(&mut slow, &LIMITS, &Paths::default()) {
             Ok(Progress::Partial) => {}

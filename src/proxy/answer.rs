@@ -11,7 +11,7 @@ pub fn prepare(ctx: &mut Ctx<'_>, answer: Answer) -> Vec<u8> {
     drop(response.fields.take_received());
     response.status = answer.status;
     response.keep_alive = true;
-    response.body = BodyShape::Length(0);
+    ctx.coder = None; // of an answer that this one replaces
     let typed = answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"content-type"));
     let (body, content_type) = match answer.body {
         AnswerBody::Page if answer.status >= 300 => (page(answer.status), "text/html; charset=utf-8"),
@@ -29,6 +29,7 @@ pub fn prepare(ctx: &mut Ctx<'_>, answer: Answer) -> Vec<u8> {
     for (name, value) in answer.headers {
         response.fields.add(&name, &value);
     }
+    response.body = BodyShape::Length(body.len() as u64);
     body
 }
 

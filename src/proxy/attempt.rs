@@ -65,7 +65,7 @@ pub async fn run(
             ended => return Err(waiting.client.unwrap_or_else(|| ended_early(ctx, up, ended, waiting.broken))),
         };
         up.stream.watch().touch();
-        absorb(ctx, chunk);
+        ctx.response.fields.received_mut().join(chunk);
         while let Progress::Complete = parse(ctx)? {
             match ctx.response.status {
                 101 => return Ok(()),
@@ -139,16 +139,6 @@ fn ended_early(ctx: &Ctx<'_>, up: &Connection, ended: io::Result<Chunk>, broken:
         Err(error) => upstream_fault(&up.stream, &error),
     };
     if ctx.response.fields.received().is_empty() { error.retryable() } else { error }
-}
-
-/// Adds received bytes to the response's buffer.
-fn absorb(ctx: &mut Ctx<'_>, chunk: Chunk) {
-    let received = ctx.response.fields.received_mut();
-    if received.is_empty() {
-        *received = chunk;
-    } else {
-        crate::proto::h1::emit::put(received, chunk.filled());
-    }
 }
 
 fn parse(ctx: &mut Ctx<'_>) -> Result<Progress, Error> {

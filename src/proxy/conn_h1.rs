@@ -150,11 +150,7 @@ async fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accept
             Ok(chunk) if !chunk.is_empty() => {
                 started.get_or_insert_with(clock::now);
                 core.counters.bytes_in.add(chunk.len() as u64);
-                if received.is_empty() {
-                    *received = chunk;
-                } else {
-                    crate::proto::h1::emit::put(received, chunk.filled());
-                }
+                received.join(chunk);
             }
             _ if late && !received.is_empty() => {
                 let fault = HeadFault { status: 408, reason: Reason::ClientHeaderTimeout, what: "the head took too long" };
@@ -208,8 +204,7 @@ async fn read_proxy_header(core: &Core, down: &mut Downstream, info: &mut ConnIn
     loop {
         let read = poll_fn(|cx| down.poll_bytes(cx, false, limits::CHUNK_SMALL_BYTES)).await;
         match read {
-            Ok(chunk) if !chunk.is_empty() && received.is_empty() => received = chunk,
-            Ok(chunk) if !chunk.is_empty() => crate::proto::h1::emit::put(&mut received, chunk.filled()),
+            Ok(chunk) if !chunk.is_empty() => received.join(chunk),
             _ => return false,
         }
         match proxy_protocol::parse(received.filled()) {

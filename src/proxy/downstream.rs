@@ -83,11 +83,8 @@ impl Downstream {
         match &mut self.early {
             None => self.early = Some(rest),
             Some(early) => {
-                let mut rest = rest;
-                rest.grow(rest.len() + early.len() + limits::CHUNK_SMALL_BYTES);
-                rest.compact();
-                let _fits = rest.append(early.filled());
-                *early = rest;
+                let behind = std::mem::replace(early, rest);
+                early.join(behind);
             }
         }
     }

@@ -194,18 +194,14 @@ impl<'e> Exchange<'e> {
         if let Some(answer) = phase(global, Phases::ACCESS, ctx).await {
             return Some(answer);
         }
-        let merged = self.merged.clone();
-        let chain = merged.as_deref().map_or(&route.chain, |merged| &merged.chain);
-        phase(chain, Phases::ACCESS, ctx).await
+        phase(own_chain(&self.merged, Some(route))?, Phases::ACCESS, ctx).await
     }
 
     /// Runs `with` on the global chain, then on the route's (merged with the consumer's).
     pub(super) fn each_chain(&self, mut with: impl FnMut(&Chain)) {
         with(&self.view.snapshot.global);
-        match (&self.merged, self.route) {
-            (Some(merged), _) => with(&merged.chain),
-            (None, Some(route)) => with(&route.chain),
-            (None, None) => {}
+        if let Some(own) = own_chain(&self.merged, self.route) {
+            with(own);
         }
     }
 
@@ -224,10 +220,8 @@ impl<'e> Exchange<'e> {
             }
             ctx.response.fields.set(b"X-APISIX-Upstream-Status", &statuses);
         }
-        if !ctx.answer_fields.is_empty() {
-            for (name, value) in std::mem::take(&mut ctx.answer_fields) {
-                ctx.response.fields.add(&name, &value); // beside what the upstream says, as in APISIX
-            }
+        for (name, value) in &ctx.answer_fields {
+            ctx.response.fields.add(name, value); // beside what the upstream says, as in APISIX
         }
         ctx.sent.status = ctx.response.status;
         self.each_chain(|chain| chain.run_header_filter(ctx));
@@ -252,7 +246,7 @@ impl<'e> Exchange<'e> {
     /// A whole body through the plugins.
     pub(super) fn filter_body(&self, ctx: &mut Ctx<'e>, data: &mut Vec<u8>) {
         self.each_chain(|chain| chain.run_body_filter(ctx, data, true));
-        self.each_chain(|chain| chain.run_body_coding(ctx, data, true));
+        ctx.code_body(data, true);
     }
 
     /// Sends `ctx.response` with a body that is whole.
@@ -328,7 +322,7 @@ impl<'e> Exchange<'e> {
             latency.note((last.connect + last.total).as_secs_f64(), clock::now());
         }
         self.core.count(ctx.reason);
-        let own = self.merged.as_deref().map(|merged| &merged.chain).or(self.route.map(|route| &route.chain));
+        let own = own_chain(&self.merged, self.route);
         self.view.snapshot.global.run_log(ctx, own);
         if let Some(own) = own {
             own.run_log(ctx, None);
@@ -345,10 +339,12 @@ impl Exchange<'_> {
     #[cold]
     fn judge(&self, ctx: &Ctx<'_>, spec: &Arc<Spec>) {
         if spec.policy.outlier.is_some() {
-            let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());
-            let Some(state) = upstreams.of(spec, &mut pools, self.core.index) else { return };
+            let mut upstreams = self.core.upstreams.borrow_mut();
+            // Of an older form, node numbers mean something else.
+            let mut state = upstreams.known(spec).filter(|state| state.has_form(spec));
             for tried in &ctx.tries {
-                if state.note(tried.index, tried.header.is_none() || tried.status >= 500) {
+                let failed = tried.header.is_none() || tried.status >= 500;
+                if state.as_mut().is_some_and(|state| state.note(tried.index, failed)) {
                     self.core.counters.ejections.add(1);
                     let node = spec.nodes.get(usize::from(tried.index)).map(Node::place).unwrap_or_default();
                     crate::limited!(warn, "{}: node {node} is put out for its failures", spec.identity);
@@ -370,6 +366,11 @@ impl Exchange<'_> {
             }
         }
     }
+}
+
+/// The chain of the route, merged with the consumer's where there is one.
+pub(super) fn own_chain<'c>(merged: &'c Option<Rc<Merged>>, route: Option<&'c Arc<Route>>) -> Option<&'c Chain> {
+    merged.as_deref().map(|merged| &merged.chain).or(route.map(|route| &route.chain))
 }
 
 /// Keeps a way that few requests take out of the exchange's own future, which every connection carries and every request

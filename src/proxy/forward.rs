@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::attempt::Deadlines;
 use super::conn_h1::After;
-use super::exchange::{Exchange, cold};
+use super::exchange::{Exchange, cold, own_chain};
+use super::reach::session_node;
 use super::reframe::Framing;
 use super::relay::{self, Delivered, Download, Filter, Outbox, Straight};
 use super::respond::Manner;
@@ -15,12 +16,11 @@ use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
 use crate::net::Wait;
 use crate::plugin::ctx::{BodyPlan, Source};
-use crate::plugin::{Answer, Ctx, cookie};
+use crate::plugin::{Answer, Ctx};
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::proto::websocket;
 use crate::snapshot::{Route, Target};
 use crate::upstream::pool;
-use crate::upstream::sticky::Stickiness;
 use crate::upstream::{Connection, Picked, Spec};
 
 /// Why no connection with an answer's head came out of an upstream.
@@ -148,8 +148,8 @@ impl<'e> Exchange<'e> {
     ) -> After {
         ctx.source = Source::Upstream;
         let head_at = clock::now();
-        if let Some(stickiness) = &spec.stickiness {
-            bind(ctx, stickiness, picked);
+        if spec.stickiness.is_some() {
+            bind(ctx, spec, picked);
         }
         self.filter_head(ctx);
         let buffering = self.view.snapshot.gateway.buffering;
@@ -285,8 +285,7 @@ impl<'e> Exchange<'e> {
         let keep = self.keeps(ctx);
         let manner = respond::manner(ctx, keep, None, true);
         let head = respond::write(ctx, &manner, super::core::date().as_bytes());
-        let merged = self.merged.clone();
-        let own = merged.as_deref().map(|merged| &merged.chain).or(self.route.map(|route| &route.chain));
+        let own = own_chain(&self.merged, self.route);
         let chains = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
         let upload = &mut self.upload;
         let streamed = match manner.bodyless {
@@ -342,8 +341,8 @@ impl<'e> Exchange<'e> {
         }
         ctx.source = Source::Upstream;
         ctx.response.body = BodyShape::None;
-        if let Some(stickiness) = &spec.stickiness {
-            bind(ctx, stickiness, picked);
+        if spec.stickiness.is_some() {
+            bind(ctx, spec, picked);
         }
         self.filter_head(ctx);
         let head = respond::write_upgrade(ctx);
@@ -382,10 +381,10 @@ fn is_grpc(ctx: &Ctx<'_>) -> bool {
 }
 
 /// Tells the client which node its session lies on now, where it does not know.
-#[cold]
-fn bind(ctx: &mut Ctx<'_>, stickiness: &Stickiness, picked: Picked) {
+fn bind(ctx: &mut Ctx<'_>, spec: &Spec, picked: Picked) {
     let node = usize::from(picked.node);
-    if cookie(&ctx.request.fields, &stickiness.cookie).and_then(|value| stickiness.node(value)) != Some(node)
+    if session_node(ctx, spec) != Some(node)
+        && let Some(stickiness) = &spec.stickiness
         && let Some(value) = stickiness.set_cookie(node)
     {
         ctx.response.fields.add(b"Set-Cookie", &value);

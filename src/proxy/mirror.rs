@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::Core;
+use super::core::{Core, Kept};
 use super::exchange::Exchange;
 use super::outgoing;
 use crate::base::buf::Chunk;
@@ -30,16 +30,19 @@ impl<'e> Exchange<'e> {
         if core.mirrors.get() >= limits::MIRRORS {
             return core.met(Bound::Mirrors);
         }
-        let body = match (ctx.request.body.is_empty(), self.upload.gathered()) {
-            (true, _) => &b""[..],
-            (false, Some(body)) => body,
-            (false, None) => return core.met(Bound::Buffering),
-        };
-        let request =
-            copy(&outgoing::write(ctx, spec, 0, false, self.forwarded_applied, &self.snapshot().gateway.paths), mirror, body);
+        let gathered = self.upload.gathered().map(<[u8]>::len);
+        if gathered.is_none() && !ctx.request.body.is_empty() {
+            return core.met(Bound::Buffering);
+        }
+        let Some(kept) = core.keep(gathered.unwrap_or(0), self.snapshot().gateway.buffering.worker_bytes) else { return };
+        let head = outgoing::write(ctx, spec, 0, false, self.forwarded_applied, &self.snapshot().gateway.paths);
+        let mut request = copy(&head, mirror);
+        if gathered.is_some() && self.upload.begin(b"", &mut request).is_err() {
+            return; // what was gathered was looked at before
+        }
         let host = outgoing::host_text(ctx, spec, 0).to_vec();
         core.mirrors.set(core.mirrors.get() + 1);
-        let (counted, to, timeout) = (Counted(core.clone()), to.clone(), mirror.timeout);
+        let (counted, to, timeout) = (Counted(core.clone(), kept), to.clone(), mirror.timeout);
         rt::spawn(async move {
             if let Err(error) = send(&counted.0, &to, &host, request, timeout).await {
                 crate::limited!(info, "{}: a copy of a request was not taken: {error}", to.identity);
@@ -49,8 +52,8 @@ impl<'e> Exchange<'e> {
     }
 }
 
-/// Counts a copy as long as it is under way.
-struct Counted(Rc<Core>);
+/// Counts a copy and its bytes as long as it is under way.
+struct Counted(Rc<Core>, #[expect(dead_code, reason = "given back with it")] Kept);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -58,14 +61,14 @@ impl Drop for Counted {
     }
 }
 
-/// The request with another target, for a connection of its own.
-fn copy(head: &Chunk, mirror: &Mirror, body: &[u8]) -> Chunk {
+/// The request's head with another target, for a connection of its own.
+fn copy(head: &Chunk, mirror: &Mirror) -> Chunk {
     let head = head.filled();
     let line_end = memchr::memmem::find(head, b" HTTP/1.1\r\n").unwrap_or(0);
     let (line, rest) = head.split_at_checked(line_end).unwrap_or_default();
     let at = memchr::memchr(b' ', line).map_or(0, |at| at + 1);
     let (method, target) = line.split_at_checked(at).unwrap_or_default();
-    let mut out = Chunk::with_capacity(head.len() + body.len() + limits::OWN_FIELDS_BYTES);
+    let mut out = Chunk::with_capacity(head.len() + limits::OWN_FIELDS_BYTES);
     put(&mut out, method);
     match (&mirror.path, mirror.prefix) {
         (None, _) => put(&mut out, target),
@@ -81,7 +84,6 @@ fn copy(head: &Chunk, mirror: &Mirror, body: &[u8]) -> Chunk {
     }
     put(&mut out, rest.strip_suffix(b"\r\n").unwrap_or(rest));
     put(&mut out, b"Connection: close\r\n\r\n");
-    put(&mut out, body);
     out
 }
 
@@ -122,9 +124,9 @@ mod tests {
             let mut head = Chunk::small();
             put(&mut head, b"POST /a/b?x=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n");
             let mirror = Mirror { upstream: 0, path: path.map(Into::into), prefix, timeout: Timeout::default() };
-            String::from_utf8(copy(&head, &mirror, b"hi").filled().to_vec()).unwrap()
+            String::from_utf8(copy(&head, &mirror).filled().to_vec()).unwrap()
         };
-        assert_eq!(copied(None, false), "POST /a/b?x=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
+        assert_eq!(copied(None, false), "POST /a/b?x=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nConnection: close\r\n\r\n");
         assert!(copied(Some("/other"), false).starts_with("POST /other?x=1 HTTP/1.1\r\n"));
         assert!(copied(Some("/other"), true).starts_with("POST /other/a/b?x=1 HTTP/1.1\r\n"));
     }

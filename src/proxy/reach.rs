@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::attempt::{self, Deadlines};
-use super::exchange::{Exchange, cold, phase};
+use super::exchange::{Exchange, cold, own_chain, phase};
 use super::forward::{Failure, failed};
 use super::outgoing;
 use crate::base::buf::Chunk;
@@ -23,7 +23,7 @@ use crate::plugin::{Ctx, Phases, cookie};
 use crate::proto::vars::Vars;
 use crate::upstream::pool::{self, PoolId};
 use crate::upstream::spec::{Balance, HashKey};
-use crate::upstream::{Choice, Connection, Picked, Queue, Spec, Tried};
+use crate::upstream::{Choice, Connection, Line, Owed, Picked, Queue, Spec, State, Tried};
 
 impl<'e> Exchange<'e> {
     /// Tries nodes until one's answer begins.
@@ -47,7 +47,9 @@ impl<'e> Exchange<'e> {
                 Choice::Nobody => return Err(nobody(spec, &tried)),
             };
             tried.note(picked.node);
-            self.core.counters.retries.add(u64::from(tried.count() > 1));
+            if tried.count() > 1 {
+                self.core.counters.retries.add(1);
+            }
             if self.takes_part(Phases::BEFORE_PROXY) {
                 self.before_proxy(ctx).await?;
             }
@@ -62,6 +64,7 @@ impl<'e> Exchange<'e> {
             if !error.retry || tried.count() >= allowed || !in_time || !self.may_retry(ctx, spec) {
                 return Err(Failure::Upstream);
             }
+            self.owed = Owed::default(); // it is under way at that node no longer
         }
     }
 
@@ -71,8 +74,7 @@ impl<'e> Exchange<'e> {
             Balance::Chash(key) => hash_key(ctx, key),
             _ => Cow::Borrowed(&b""[..]),
         };
-        let stickiness = spec.stickiness.as_ref();
-        let bound = stickiness.and_then(|sticky| sticky.node(cookie(&ctx.request.fields, &sticky.cookie)?));
+        let bound = session_node(ctx, spec);
         let mut pools = self.core.pools.borrow_mut();
         let mut upstreams = self.core.upstreams.borrow_mut();
         let Some(state) = upstreams.of(spec, &mut pools, self.core.index) else { return Choice::Nobody };
@@ -108,9 +110,10 @@ impl<'e> Exchange<'e> {
             return Err(Failure::Overloaded);
         }
         let mut late = pin!(rt::sleep(bounds.pending_timeout));
-        let mut first = false;
+        let aside = tried.count() > 0 || session_node(ctx, spec).is_some();
+        let mut line = if aside { Line::Aside } else { Line::Last };
         loop {
-            let place = queue.join(first);
+            let place = queue.join(line);
             let gated = self.core.gates_receives();
             let down = &mut *self.down;
             let called = poll_fn(|cx| {
@@ -128,8 +131,12 @@ impl<'e> Exchange<'e> {
             }
             match self.pick(ctx, spec, tried, true) {
                 Choice::Node(picked) => return Ok(picked),
-                Choice::Full(_) => first = true, // somebody was faster
-                Choice::Nobody => return Err(nobody(spec, tried)),
+                Choice::Full(_) if aside => {}         // not the node it wants
+                Choice::Full(_) => line = Line::First, // somebody was faster
+                Choice::Nobody => {
+                    queue.call(); // the others need not wait in vain
+                    return Err(nobody(spec, tried));
+                }
             }
         }
     }
@@ -140,8 +147,8 @@ impl<'e> Exchange<'e> {
         if ctx.tries.last().is_none_or(|last| last.bytes_sent == 0) {
             return true;
         }
-        let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());
-        let may = upstreams.of(spec, &mut pools, self.core.index).is_none_or(|state| state.may_retry());
+        let mut upstreams = self.core.upstreams.borrow_mut();
+        let may = upstreams.known(spec).is_none_or(State::may_retry);
         if !may {
             self.core.met(Bound::RetryBudget);
         }
@@ -154,11 +161,9 @@ impl<'e> Exchange<'e> {
         some
     }
 
-    async fn before_proxy(&mut self, ctx: &mut Ctx<'e>) -> Result<(), Failure> {
-        let merged = self.merged.clone();
-        let route = self.route.map(|route| &route.chain);
-        let global = &self.view.snapshot.global;
-        for chain in [Some(global), merged.as_deref().map(|merged| &merged.chain).or(route)].into_iter().flatten() {
+    async fn before_proxy(&self, ctx: &mut Ctx<'e>) -> Result<(), Failure> {
+        let own = own_chain(&self.merged, self.route);
+        for chain in [Some(&self.view.snapshot.global), own].into_iter().flatten() {
             if let Some(answer) = phase(chain, Phases::BEFORE_PROXY, ctx).await {
                 return Err(Failure::Answer(answer));
             }
@@ -204,13 +209,14 @@ impl<'e> Exchange<'e> {
             let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
             let sent_before = up.stream.sent();
             let result = self.send_request(ctx, spec, picked, &mut up, was_pooled, websocket, deadlines).await;
+            let spent = clock::now().since(started);
             let mut note = Try {
                 node: Some(picked.address),
                 index: picked.node,
                 status: ctx.response.status,
                 connect,
-                header: Some(clock::now().since(started)),
-                total: clock::now().since(started),
+                header: Some(spent),
+                total: spent,
                 bytes_sent: up.stream.sent().wrapping_sub(sent_before),
                 bytes_received: ctx.response.head_bytes as u64,
             };
@@ -270,6 +276,12 @@ impl<'e> Exchange<'e> {
         let gated = self.core.gates_receives();
         attempt::run(ctx, self.down, up, &mut self.upload, out, deadlines, gated, awaited).await
     }
+}
+
+/// The node that the client's session lies on, as its cookie says.
+pub(super) fn session_node(ctx: &Ctx<'_>, spec: &Spec) -> Option<usize> {
+    let sticky = spec.stickiness.as_ref()?;
+    sticky.node(cookie(&ctx.request.fields, &sticky.cookie)?)
 }
 
 /// The answer where no node can be picked: a ring on which nobody has a point is APISIX's 502, an upstream without nodes its 503.

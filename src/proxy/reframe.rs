@@ -100,13 +100,24 @@ fn finish(mut input: Chunk, framing: Framing, first: usize, done: bool, decoder:
     }
     if first > 0 {
         let line = emit::chunk_line(first);
-        let framed = input.append(b"\r\n") && input.prepend(line.as_bytes());
-        debug_assert!(framed, "lanes leave room in front of and behind what they read");
+        put(&mut input, b"\r\n");
+        // Lanes leave room in front of and behind what they read, but where a head came in pieces it may be used up.
+        if !input.prepend(line.as_bytes()) {
+            input = behind(line.as_bytes(), &input);
+        }
     }
     if done {
         emit::last_chunk(&mut input, decoder.trailers());
     }
     input
+}
+
+#[cold]
+fn behind(line: &[u8], data: &Chunk) -> Chunk {
+    let mut out = Chunk::with_capacity(line.len() + data.len() + LINE);
+    put(&mut out, line);
+    put(&mut out, data.filled());
+    out
 }
 
 /// Decodes `input` and appends its data to `out` in the other framing: for the bytes that came along with a head. Gives back
@@ -147,6 +158,16 @@ pub fn append(decoder: &mut Decoder, framing: Framing, input: &[u8], out: &mut C
 mod tests {
     use super::*;
     use crate::proto::message::BodyShape;
+
+    #[test]
+    fn data_without_room_around_it_is_framed_all_the_same() {
+        let mut full = Chunk::small();
+        let data = vec![b'x'; full.room()];
+        assert!(full.append(&data));
+        let reframed = reframe(&mut Decoder::new(BodyShape::UntilClose), Framing::Chunked, full).unwrap();
+        let wanted = [format!("{:x}\r\n", data.len()).as_bytes(), &data, b"\r\n"].concat();
+        assert_eq!(reframed.out.filled(), wanted);
+    }
 
     /// What a lane hands out: room in front and behind.
     fn received(bytes: &[u8]) -> Chunk {

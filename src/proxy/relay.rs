@@ -27,7 +27,8 @@ use crate::upstream::Connection;
 pub struct Download {
     decoder: Decoder,
     shape: BodyShape,
-    ahead: Option<Chunk>,
+    /// The upstream failed: what was received before is sent first.
+    failed: Option<Error>,
     /// All of it was received.
     pub whole: bool,
     /// Bytes came behind it: the connection can't be used again.
@@ -46,18 +47,8 @@ impl Download {
     pub fn begin(ctx: &Ctx<'_>, framing: Framing, first: &mut Chunk) -> Result<Self, Error> {
         let response = &*ctx.response;
         let behind_head = response.fields.received().filled().get(response.head_bytes..).unwrap_or_default();
-        let mut body = Self {
-            decoder: Decoder::new(response.body),
-            shape: response.body,
-            ahead: None,
-            whole: response.body.is_empty(),
-            excess: false,
-            data: 0,
-            received: behind_head.len() as u64,
-        };
-        if body.whole {
-            body.excess = !behind_head.is_empty();
-        } else {
+        let mut body = Self::new(response.body, behind_head.len());
+        if !body.whole {
             let appended = reframe::append(&mut body.decoder, framing, behind_head, first);
             let (used, data, done) = appended.map_err(|_| Error::new(Side::Upstream, Kind::Malformed))?;
             body.data = data;
@@ -80,15 +71,7 @@ impl Download {
         emit::put(&mut head, chunk.filled().get(..response.head_bytes).unwrap_or_default());
         *response.fields.received_mut() = head;
         chunk.consume(response.head_bytes);
-        let mut body = Self {
-            decoder: Decoder::new(response.body),
-            shape: response.body,
-            ahead: None,
-            whole: response.body.is_empty(),
-            excess: response.body.is_empty() && !chunk.is_empty(),
-            data: 0,
-            received: chunk.len() as u64,
-        };
+        let mut body = Self::new(response.body, chunk.len());
         if body.whole {
             return Ok(body);
         }
@@ -104,19 +87,27 @@ impl Download {
         Ok(body)
     }
 
+    fn new(shape: BodyShape, behind_head: usize) -> Self {
+        Self {
+            decoder: Decoder::new(shape),
+            shape,
+            failed: None,
+            whole: shape.is_empty(),
+            excess: shape.is_empty() && behind_head > 0,
+            data: 0,
+            received: behind_head as u64,
+        }
+    }
+
     /// The next piece in the client's framing; `None` at the end. Pending while there is none.
     fn poll_piece(&mut self, cx: &mut Context<'_>, up: &mut Connection, framing: Framing) -> Poll<Result<Option<Chunk>, Error>> {
         loop {
             if self.whole {
                 return Poll::Ready(Ok(None));
             }
-            let input = match self.ahead.take() {
-                Some(ahead) => ahead,
-                None => match up.poll_recv(cx, self.chunk_bytes()) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(input)) => input,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(upstream_fault(&up.stream, &error))),
-                },
+            let input = match ready!(up.poll_recv(cx, self.chunk_bytes())) {
+                Ok(input) => input,
+                Err(error) => return Poll::Ready(Err(upstream_fault(&up.stream, &error))),
             };
             up.stream.watch().touch();
             if input.is_empty() {
@@ -265,10 +256,10 @@ impl<'k> Outbox<'k> {
         self.waiting.is_none() || self.ahead.as_ref().is_some_and(|ahead| ahead.left > 0)
     }
 
-    fn put(&mut self, piece: Option<Chunk>) {
-        match (&self.waiting, piece) {
-            (Some(_), Some(piece)) => self.queue(piece),
-            (_, piece) => self.waiting = piece,
+    fn put(&mut self, piece: Chunk) {
+        match self.waiting {
+            Some(_) => self.queue(piece),
+            None => self.waiting = Some(piece),
         }
     }
 
@@ -322,7 +313,9 @@ fn poll(
         if let Err(error) = go_on_with(upload, cx, down, up, deadlines) {
             return Poll::Ready(Step::Failed(error));
         }
-        down.stream.watch().arm(Wait::Send, deadlines.send);
+        if down.stream.sending() {
+            down.stream.watch().arm(Wait::Send, deadlines.send);
+        }
     }
     loop {
         let mut moved = false;
@@ -333,18 +326,15 @@ fn poll(
                 Poll::Pending => {}
             }
         }
-        if outbox.has_room() && !way.is_over(body) {
+        if outbox.has_room() && !way.is_over(body) && body.failed.is_none() {
             match way.poll_piece(cx, ctx, up, body) {
                 Poll::Ready(Ok(piece)) => {
-                    outbox.put(piece);
+                    if let Some(piece) = piece {
+                        outbox.put(piece);
+                    }
                     moved = true;
                 }
-                Poll::Ready(Err(error)) if !down.stream.sending() => return Poll::Ready(Step::Failed(error)),
-                Poll::Ready(Err(error)) => {
-                    // What was received before is sent first; the fault is met again on a closed connection.
-                    body.ahead = Some(Chunk::empty());
-                    return flush_then(cx, down, error);
-                }
+                Poll::Ready(Err(error)) => body.failed = Some(error),
                 Poll::Pending => {}
             }
         }
@@ -356,6 +346,10 @@ fn poll(
             } else if way.is_over(body) {
                 down.stream.watch().disarm();
                 return Poll::Ready(Step::Done);
+            } else if let Some(error) = body.failed {
+                return Poll::Ready(Step::Failed(error));
+            } else if upload.sent_whole() {
+                down.stream.watch().disarm(); // nothing is sent: a quiet node is no slow client
             }
         }
         if outbox.ahead.is_some() && way.is_over(body) && upload.sent_whole() {
@@ -384,14 +378,6 @@ fn go_on_with(
             up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
             Ok(())
         }
-    }
-}
-
-/// The upstream failed while a send is in flight: the send ends by itself or by its deadline.
-fn flush_then(cx: &mut Context<'_>, down: &mut Downstream, error: Error) -> Poll<Step> {
-    match down.stream.poll_send(cx) {
-        Poll::Pending => Poll::Pending,
-        Poll::Ready(_) => Poll::Ready(Step::Failed(error)),
     }
 }
 
@@ -515,7 +501,7 @@ impl Way for Filter<'_> {
 /// Runs the body phases: `body_filter` of all chains, then what codes the result.
 pub fn filter_body(chains: &[&Chain], ctx: &mut Ctx<'_>, data: &mut Vec<u8>, last: bool) {
     chains.iter().for_each(|chain| chain.run_body_filter(ctx, data, last));
-    chains.iter().for_each(|chain| chain.run_body_coding(ctx, data, last));
+    ctx.code_body(data, last);
 }
 
 fn framed(piece: &[u8], framing: Framing, last: bool) -> Chunk {

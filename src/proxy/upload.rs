@@ -231,7 +231,7 @@ struct Gathered {
 
 fn put_framed(out: &mut Chunk, data: &[u8], framing: Framing) {
     let chunked = framing == Framing::Chunked && !data.is_empty();
-    out.grow(out.start() + out.len() + data.len() + limits::OWN_FIELDS_BYTES);
+    out.make_room(data.len() + limits::OWN_FIELDS_BYTES);
     if chunked {
         emit::put(out, emit::chunk_line(data.len()).as_bytes());
     }

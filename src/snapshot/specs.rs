@@ -113,11 +113,12 @@ impl<'m> Specs<'m> {
                 NodeHost::Name(name) => Some(self.names.entry(name)),
                 NodeHost::Ip(_) | NodeHost::Unix(_) => None,
             };
-            let place = format!("{}:{}", node.host, node.port);
-            let health = upstream.checks.is_some().then(|| health::of(&upstream.identity, &place));
             let (host, authority) = (node.host.clone(), authority.into_bytes());
-            Node { host, port, weight: node.weight, priority: node.priority, name, health, authority }
+            let mut node = Node { host, port, weight: node.weight, priority: node.priority, name, health: None, authority };
+            node.health = upstream.checks.is_some().then(|| health::of(&upstream.identity, &node.place()));
+            node
         };
+        let nodes: Vec<Node> = nodes.iter().map(node).collect();
         let retries = upstream.retries.unwrap_or_else(|| (nodes.len() as u32).saturating_sub(1));
         Spec {
             slot,
@@ -135,12 +136,14 @@ impl<'m> Specs<'m> {
             checks: upstream.checks.clone(),
             probe_tls: self.probe_tls(upstream),
             is_simple: upstream.checks.is_none() && upstream.policy.is_simple(),
-            stickiness: upstream.policy.sticky.as_ref().map(|sticky| {
-                let places = nodes.iter().map(|node| format!("{}:{}", node.host, node.port));
-                Stickiness::new(sticky, &upstream.identity, places)
-            }),
+            stickiness: upstream
+                .policy
+                .sticky
+                .as_ref()
+                .map(|sticky| Stickiness::new(sticky, &upstream.identity, nodes.iter().map(Node::place))),
             policy: upstream.policy.clone(),
-            nodes: nodes.iter().map(node).collect(),
+            names: nodes.iter().filter_map(|node| node.name.clone()).collect(),
+            nodes,
             service,
         }
     }

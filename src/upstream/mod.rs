@@ -16,4 +16,4 @@ pub use pick::Choice;
 pub use pool::{Connection, Pools};
 pub use spec::{Node, Spec};
 pub use state::{Owed, Picked, State, Tried, Upstreams};
-pub use track::Queue;
+pub use track::{Line, Queue};

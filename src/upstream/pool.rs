@@ -92,8 +92,9 @@ pub struct Kind {
 
 struct Pool {
     address: Address,
-    kind: Option<Kind>, // those with one go once they are empty
+    kind: Option<Kind>,
     turn: u32,
+    gone: bool,
     idle: Vec<Idle>,
 }
 
@@ -132,10 +133,10 @@ impl Pools {
             && let Some(pool) = self.pools.get_mut(at as usize)
         {
             let turn = pool.turn.wrapping_add(1);
-            *pool = Pool { address, kind, turn, idle: Vec::new() };
+            *pool = Pool { address, kind, turn, gone: false, idle: Vec::new() };
             return PoolId { at, turn };
         }
-        self.pools.push(Pool { address, kind, turn: 0, idle: Vec::new() });
+        self.pools.push(Pool { address, kind, turn: 0, gone: false, idle: Vec::new() });
         PoolId { at: (self.pools.len() - 1) as u32, turn: 0 }
     }
 
@@ -189,14 +190,17 @@ impl Pools {
         Ok(Box::new(Connection { stream, address: way.address, served: 0, open }))
     }
 
-    /// Forgets the pools that hold nothing and can't be found by an address alone.
-    fn forget(&mut self) {
-        for (at, pool) in self.pools.iter_mut().enumerate().filter(|(_, pool)| pool.idle.is_empty()) {
-            if let Some(kind) = pool.kind.take() {
-                self.by_kind.remove(&(pool.address, kind));
-                pool.turn = pool.turn.wrapping_add(1);
-                self.free.push(at as u32);
+    /// Forgets these pools: nobody finds them any more, and connections that come back to them end.
+    fn forget(&mut self, which: impl Fn(&Pool) -> bool) {
+        for (at, pool) in self.pools.iter_mut().enumerate().filter(|(_, pool)| !pool.gone && which(pool)) {
+            match pool.kind.take() {
+                Some(kind) => drop(self.by_kind.remove(&(pool.address, kind))),
+                None => drop(self.by_address.remove(&pool.address)),
             }
+            pool.idle.drain(..).for_each(|kept| retire(kept.connection));
+            pool.turn = pool.turn.wrapping_add(1);
+            pool.gone = true;
+            self.free.push(at as u32);
         }
     }
 
@@ -212,7 +216,10 @@ impl Pools {
                 }
             }
         }
-        self.forget();
+        // Names come from clients: those that hold nothing go before the table is full.
+        if self.by_kind.len() >= limits::POOL_KINDS / 2 {
+            self.forget(|pool| pool.kind.is_some() && pool.idle.is_empty());
+        }
     }
 
     /// Lets go most idle connections, for want of memory.
@@ -223,16 +230,14 @@ impl Pools {
         }
     }
 
-    /// Lets go every idle connection to addresses that `keep` does not name any more.
+    /// Lets go the pools of addresses that `keep` does not name any more.
     pub fn retain(&mut self, keep: impl Fn(&Address) -> bool) {
-        for pool in self.pools.iter_mut().filter(|pool| !keep(&pool.address)) {
-            pool.idle.drain(..).for_each(|kept| retire(kept.connection));
-        }
+        self.forget(|pool| !keep(&pool.address));
     }
 
     /// Idle connections per address, for reports.
     pub fn idle(&self) -> impl Iterator<Item = (Address, usize)> {
-        self.pools.iter().map(|pool| (pool.address, pool.idle.len()))
+        self.pools.iter().filter(|pool| !pool.gone).map(|pool| (pool.address, pool.idle.len()))
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Spec {
     pub stickiness: Option<Stickiness>,
     /// Every node may be picked at any time: nothing watches or bounds them.
     pub is_simple: bool,
+    /// The names among its nodes.
+    pub names: Vec<Arc<Name>>,
     /// The nodes, in file order.
     pub nodes: Vec<Node>,
 }

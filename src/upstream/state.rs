@@ -110,6 +110,11 @@ impl Upstreams {
         state.as_deref_mut()
     }
 
+    /// The state of an upstream as it stands, whatever form of it a request of an older epoch holds.
+    pub fn known(&mut self, spec: &Spec) -> Option<&mut State> {
+        self.states.get_mut(spec.slot as usize)?.as_deref_mut()
+    }
+
     /// Forgets the state of slots that have no upstream any more, brings the others up to date, and says which addresses are
     /// still in use.
     pub fn follow(&mut self, upstreams: &HashMap<u32, Arc<Spec>>, pools: &mut Pools) -> HashSet<Address> {
@@ -195,6 +200,11 @@ impl State {
         self.spec = spec.clone();
     }
 
+    /// It stands for this form of its upstream: node numbers mean the same.
+    pub fn has_form(&self, spec: &Arc<Spec>) -> bool {
+        Arc::ptr_eq(&self.spec, spec)
+    }
+
     /// What it speaks TLS with.
     pub fn tls(&self) -> Option<Client> {
         self.tls.clone()
@@ -210,10 +220,10 @@ impl State {
         }
     }
 
-    /// Those who wait for a node, where there are some.
+    /// Those who wait for any node, where there are some.
     #[inline]
     pub fn waiting(&self) -> Option<Rc<Queue>> {
-        (!self.queue.is_empty()).then(|| self.queue.clone())
+        (self.spec.policy.bounds.is_some() && !self.queue.is_empty()).then(|| self.queue.clone())
     }
 
     /// A request came: it adds to what retries may use.
@@ -233,8 +243,8 @@ impl State {
     pub fn note(&mut self, node: u16, failed: bool) -> bool {
         let Some(policy) = &self.spec.policy.outlier else { return false };
         let now = clock::now();
-        let out = self.tracks.iter().filter(|track| track.is_out(now)).count() + 1;
-        let may_eject = out * 100 <= policy.max_ejected as usize * self.tracks.len();
+        let out = || self.tracks.iter().filter(|track| track.is_out(now)).count() + 1;
+        let may_eject = failed && out() * 100 <= policy.max_ejected as usize * self.tracks.len();
         self.tracks.get_mut(usize::from(node)).is_some_and(|track| track.note(failed, policy, now, may_eject))
     }
 
@@ -304,5 +314,5 @@ fn endpoint(node: &Node, pools: &mut Pools) -> Endpoint {
 
 /// Changes whenever an answer for one of the names does: versions only grow.
 fn versions(spec: &Spec) -> u64 {
-    spec.nodes.iter().filter_map(|node| node.name.as_deref()).map(super::names::Name::version).sum::<u64>() + drains::version()
+    spec.names.iter().map(|name| name.version()).sum::<u64>() + drains::version()
 }

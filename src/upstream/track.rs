@@ -107,6 +107,18 @@ impl Drop for Underway {
 #[derive(Default)]
 pub struct Queue {
     waiting: RefCell<VecDeque<Rc<Waiter>>>,
+    aside: RefCell<VecDeque<Rc<Waiter>>>,
+}
+
+/// Where a request stands in a [`Queue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Behind those who came before.
+    Last,
+    /// In front: it was called and found nothing.
+    First,
+    /// Beside the line: not every node will do, so each call is for it as well, and nobody waits behind it.
+    Aside,
 }
 
 #[derive(Default)]
@@ -125,29 +137,30 @@ pub struct Place {
 impl Queue {
     /// Requests that wait.
     pub fn len(&self) -> usize {
-        self.waiting.borrow().len()
+        self.waiting.borrow().len() + self.aside.borrow().len()
     }
 
-    /// Nobody waits.
+    /// Nobody waits in the line.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.waiting.borrow().is_empty()
     }
 
-    /// Takes a place: the last one, or the first for whom was called and found nothing.
-    pub fn join(self: &Rc<Self>, first: bool) -> Place {
+    /// Takes a place.
+    pub fn join(self: &Rc<Self>, line: Line) -> Place {
         let waiter = Rc::new(Waiter::default());
-        let mut waiting = self.waiting.borrow_mut();
-        match first {
-            true => waiting.push_front(waiter.clone()),
-            false => waiting.push_back(waiter.clone()),
+        match line {
+            Line::Last => self.waiting.borrow_mut().push_back(waiter.clone()),
+            Line::First => self.waiting.borrow_mut().push_front(waiter.clone()),
+            Line::Aside => self.aside.borrow_mut().push_back(waiter.clone()),
         }
         Place { queue: self.clone(), waiter }
     }
 
-    /// Calls the one who waits longest.
-    fn call(&self) {
+    /// Calls those aside, and the one in the line who waits longest.
+    pub fn call(&self) {
+        let aside = std::mem::take(&mut *self.aside.borrow_mut());
         let first = self.waiting.borrow_mut().pop_front();
-        if let Some(waiter) = first {
+        for waiter in aside.into_iter().chain(first) {
             waiter.called.set(true);
             let waker = waiter.waker.borrow_mut().take();
             if let Some(waker) = waker {
@@ -171,9 +184,14 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.queue.waiting.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.waiter));
-        if self.waiter.called.get() && !self.waiter.answered.get() {
-            self.queue.call();
+        match (self.waiter.called.get(), self.waiter.answered.get()) {
+            (false, _) => {
+                for line in [&self.queue.waiting, &self.queue.aside] {
+                    line.borrow_mut().retain(|other| !Rc::ptr_eq(other, &self.waiter));
+                }
+            }
+            (true, false) => self.queue.call(),
+            (true, true) => {}
         }
     }
 }
@@ -220,17 +238,29 @@ mod tests {
         let (one, two) = (load.enter(), load.enter());
         assert_eq!(load.get(), 2);
         let mut cx = Context::from_waker(Waker::noop());
-        let (first, second) = (queue.join(false), queue.join(false));
-        let ahead = queue.join(true);
+        let (first, second) = (queue.join(Line::Last), queue.join(Line::Last));
+        let ahead = queue.join(Line::First);
         assert!(first.poll(&mut cx).is_pending());
         drop(ahead);
         drop(one);
         assert!(first.poll(&mut cx).is_ready() && second.poll(&mut cx).is_pending());
-        let third = queue.join(false);
+        let third = queue.join(Line::Last);
         drop(two);
         drop(second); // it was called and left without knowing
         assert!(third.poll(&mut cx).is_ready());
         drop(third);
         assert_eq!((load.get(), queue.len()), (0, 0));
+    }
+
+    #[test]
+    fn one_who_waits_for_a_certain_node_holds_nobody_up() {
+        let queue: Rc<Queue> = Rc::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let picky = queue.join(Line::Aside);
+        assert!(queue.is_empty() && queue.len() == 1, "newcomers see no line");
+        let plain = queue.join(Line::Last);
+        queue.call();
+        assert!(picky.poll(&mut cx).is_ready() && plain.poll(&mut cx).is_ready());
+        assert_eq!(queue.len(), 0);
     }
 }

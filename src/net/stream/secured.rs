@@ -93,9 +93,7 @@ struct Into<'c>(&'c mut Chunk);
 
 impl Write for Into<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.room() < bytes.len() {
-            self.0.grow((self.0.start() + self.0.len() + bytes.len()).next_power_of_two());
-        }
+        self.0.make_room(bytes.len());
         Ok(if self.0.append(bytes) { bytes.len() } else { 0 })
     }
 

@@ -43,7 +43,7 @@ pub fn put(out: &mut Chunk, bytes: &[u8]) {
 
 #[cold]
 fn put_growing(out: &mut Chunk, bytes: &[u8]) {
-    out.grow((out.len() + bytes.len()).next_power_of_two());
+    out.make_room(bytes.len());
     let _fits = out.append(bytes);
 }
 

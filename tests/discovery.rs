@@ -117,6 +117,7 @@ fn name_servers_give_ports_weights_and_priorities() {
 /// A Consul that knows instances by service, and answers a blocking query once its index moves.
 struct Consul {
     index: Arc<AtomicU64>,
+    questions: Arc<AtomicU64>,
     services: Arc<Mutex<BTreeMap<String, Vec<u16>>>>,
     server: Upstream,
 }
@@ -125,10 +126,12 @@ impl Consul {
     fn start() -> Self {
         let index = Arc::new(AtomicU64::new(1));
         let services: Arc<Mutex<BTreeMap<String, Vec<u16>>>> = Arc::default();
-        let (at, known) = (index.clone(), services.clone());
+        let questions: Arc<AtomicU64> = Arc::default();
+        let (at, known, asked) = (index.clone(), services.clone(), questions.clone());
         let server = Upstream::start(move |mut peer| {
             while let Some(request) = peer.request() {
                 let target = request.head.split(' ').nth(1).unwrap().to_owned();
+                asked.fetch_add(1, Ordering::SeqCst);
                 assert!(request.head.to_lowercase().contains("x-consul-token: t0ken"), "{}", request.head);
                 let name = target.split(['/', '?']).nth(4).unwrap().to_owned();
                 let seen: Option<u64> = target.split("&index=").nth(1).and_then(|rest| rest.split('&').next()?.parse().ok());
@@ -149,7 +152,7 @@ impl Consul {
                 peer.send(&[head.as_bytes(), &body].concat());
             }
         });
-        Self { index, services, server }
+        Self { index, questions, services, server }
     }
 
     fn set(&self, name: &str, ports: &[u16]) {
@@ -182,6 +185,28 @@ fn consul_is_followed_by_blocking_queries() {
     consul.set("web", &[one.port]);
     only(&gateway, &[("one", 12)]);
     assert_eq!(gateway.epoch(), epochs + 1, "what changes nothing makes no epoch");
+    // A file that is broken on disk keeps no news from the workers, and is not taken for mended by them.
+    let good = std::fs::read(gateway.scratch.0.join("ringway.yaml")).unwrap();
+    gateway.scratch.file("ringway.yaml", "routes: [");
+    gateway.signal("HUP");
+    until("the refusal", || gateway.stderr().contains("is refused").then_some(()));
+    consul.set("web", &[two.port]);
+    only(&gateway, &[("two", 12)]);
+    assert!(!gateway.stderr().contains("good again"));
+    gateway.scratch.file("ringway.yaml", std::str::from_utf8(&good).unwrap());
+    gateway.signal("HUP");
+    until("the mending", || gateway.stderr().contains("good again").then_some(()));
+    // A service that no upstream names any more is not asked for.
+    gateway.reload(&format!("routes: [{{id: r, uri: /*, upstream: {}}}]", one.nodes()));
+    let (mut seen, mut since) = (0, std::time::Instant::now());
+    until("the last question", || {
+        consul.index.fetch_add(1, Ordering::SeqCst); // whoever asks is answered
+        let now = consul.questions.load(Ordering::SeqCst);
+        if now != seen {
+            (seen, since) = (now, std::time::Instant::now());
+        }
+        (since.elapsed() > std::time::Duration::from_secs(1)).then_some(())
+    });
 }
 
 /// An API server with one Endpoints object, whose watch tells each change.

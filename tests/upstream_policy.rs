@@ -114,6 +114,63 @@ fn requests_over_a_nodes_limit_wait_their_turn_or_are_refused() {
 }
 
 #[test]
+fn a_try_that_failed_frees_its_place_for_the_next() {
+    for driver in drivers() {
+        let asked = AtomicUsize::new(0);
+        let upstream = Upstream::start(move |mut peer| {
+            let first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+            if peer.request().is_some() && !first {
+                peer.send(&ok(b"second"));
+            }
+        });
+        let upstream = format!(
+            "{{nodes: {{\"127.0.0.1:{}\": 1}}, retries: 1, limits: {{requests: 1, pending: 3, pending_timeout: 60s}}}}",
+            upstream.port
+        );
+        let gateway = Gateway::start(driver, "", &format!("routes: [{{uri: /*, upstream: {upstream}}}]"));
+        assert_eq!(gateway.get("/").text(), "second");
+    }
+}
+
+#[test]
+fn who_waits_for_a_certain_node_holds_nobody_up() {
+    for driver in drivers() {
+        let hold = Arc::new(AtomicBool::new(false));
+        let (held, busy) = (hold.clone(), Arc::new(AtomicUsize::new(0)));
+        let underway = busy.clone();
+        let slow = Upstream::answering(move |_| {
+            underway.fetch_add(1, Ordering::SeqCst);
+            until("the release", || (!held.load(Ordering::SeqCst)).then_some(()));
+            ok(b"slow")
+        });
+        let quick = named("quick");
+        let policy = "sticky: {cookie: at}, limits: {requests: 1, pending: 9, pending_timeout: 60s}";
+        let gateway = Gateway::start(driver, "", &two(&slow, &quick, policy));
+        let cookie = until("a session there", || match ask(&gateway, None) {
+            (who, Some(cookie)) if who == "slow" => Some(cookie),
+            _ => None,
+        });
+        let before = busy.load(Ordering::SeqCst);
+        hold.store(true, Ordering::SeqCst);
+        let mut bound: Vec<_> = (0..3).map(|_| gateway.connect()).collect();
+        for client in &mut bound {
+            let seen = metric(&gateway, "ringway_requests_total{worker=\"0\"}");
+            client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n").as_bytes());
+            until("it is there", || (metric(&gateway, "ringway_requests_total{worker=\"0\"}") > seen).then_some(()));
+        }
+        until("one of them is under way", || (busy.load(Ordering::SeqCst) > before).then_some(()));
+        for _ in 0..10 {
+            assert_eq!(ask(&gateway, None).0, "quick", "others go where there is room");
+        }
+        hold.store(false, Ordering::SeqCst);
+        for client in &mut bound {
+            assert_eq!(client.answer().text(), "slow");
+        }
+        assert_eq!(busy.load(Ordering::SeqCst), before + 3);
+    }
+}
+
+#[test]
 fn a_node_that_fails_is_left_out_for_a_while() {
     for driver in drivers() {
         let sick = Arc::new(AtomicBool::new(true));
@@ -123,7 +180,7 @@ fn a_node_that_fails_is_left_out_for_a_while() {
             false => ok(b"bad"),
         });
         let good = named("good");
-        let outlier = "outlier: {failures: 2, ejection: 400ms}";
+        let outlier = "outlier: {failures: 2, ejection: 3s}";
         let gateway = Gateway::start(driver, "", &two(&bad, &good, outlier));
         let statuses: Vec<u16> = (0..20).map(|_| gateway.get("/").status).collect();
         assert_eq!(statuses.iter().filter(|status| **status == 500).count(), 2, "{statuses:?}");

@@ -39,9 +39,9 @@ pub enum Input {
 /// A checked configuration.
 pub struct Loaded {
     /// Resources.
-    pub model: Model,
+    pub model: Arc<Model>,
     /// `gateway:`
-    pub gateway: Gateway,
+    pub gateway: Arc<Gateway>,
     /// Warnings, with the texts.
     pub report: Report,
 }
@@ -77,7 +77,7 @@ pub fn load(options: &LoadOptions<'_>) -> Result<Loaded, Report> {
     if options.strict {
         report.harden();
     }
-    if report.has_errors() { Err(report) } else { Ok(Loaded { model, gateway, report }) }
+    if report.has_errors() { Err(report) } else { Ok(Loaded { model: Arc::new(model), gateway: Arc::new(gateway), report }) }
 }
 
 fn gateway(roots: &[(u16, Arc<Node>)], model: &mut Model, report: &mut Report) -> Gateway {

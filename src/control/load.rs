@@ -55,6 +55,8 @@ pub struct Loaded {
     pub digest: u64,
     /// Warnings.
     pub warnings: Text,
+    /// The configuration in force, with what registries say now: it tells nothing of the files.
+    pub refreshed: bool,
     /// Time it took.
     pub took: Duration,
 }
@@ -104,9 +106,32 @@ pub fn load(source: &Source, epoch: u64, previous: Option<(&Arc<Snapshot>, u64)>
         Ok((snapshot, warnings)) => {
             let warnings = Text::of(&warnings);
             let (gateway, files) = (snapshot.gateway.clone(), warnings.files.clone());
-            Outcome::Ready(Box::new(Loaded { snapshot, gateway, files, digest, warnings, took: started.elapsed() }))
+            let (refreshed, took) = (false, started.elapsed());
+            Outcome::Ready(Box::new(Loaded { snapshot, gateway, files, digest, warnings, refreshed, took }))
         }
         Err(report) => Outcome::Broken(Text::of(&report)),
+    }
+}
+
+/// Compiles what is in force once more, with what registries say by now. The files are not looked at: they may be broken, or
+/// half written.
+pub fn refresh(current: &Arc<Snapshot>, digest: u64, names: &Names) -> Outcome {
+    let started = Instant::now();
+    if current.services == names.services.version() {
+        return Outcome::Unchanged;
+    }
+    let (model, gateway) = (current.model.clone(), current.gateway.clone());
+    let loaded = config::Loaded { model, gateway, report: Report::default() };
+    match compile(loaded, current.epoch + 1, Some(current), names) {
+        Ok((snapshot, _known_warnings)) => {
+            let (gateway, files, warnings) = (snapshot.gateway.clone(), Files::default(), Text::default());
+            let (refreshed, took) = (true, started.elapsed());
+            Outcome::Ready(Box::new(Loaded { snapshot, gateway, files, digest, warnings, refreshed, took }))
+        }
+        Err(report) => {
+            let faults: Vec<&str> = report.list.iter().map(|fault| fault.message.as_str()).collect();
+            Outcome::Broken(Text { human: faults.join("\n"), json: faults.into(), files: Files::default() })
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::upstream::names::Names;
 pub enum Order {
     /// Read now (HUP).
     Reload,
-    /// A registry has news: compile again, whether the texts changed or not.
+    /// A registry has news: compile what is in force again.
     Refresh,
     /// The last outcome is dealt with: the new epoch is published, or refused (`false`) because a listener could not be opened.
     Done {
@@ -48,13 +48,14 @@ pub struct Helper {
     waiting: bool,
     reload_asked: bool,
     reload_due: bool,
+    refresh_due: bool,
 }
 
 impl Helper {
     /// Begins after the first epoch. `watch` was taken before its files were read.
     pub fn new(source: Source, names: Arc<Names>, watch: Watch, current: Arc<Snapshot>, digest: u64) -> Self {
-        let (before, waiting, reload_asked, reload_due) = (None, false, false, false);
-        Self { source, names, watch, current, digest, before, waiting, reload_asked, reload_due }
+        let (before, waiting, reload_asked, reload_due, refresh_due) = (None, false, false, false, false);
+        Self { source, names, watch, current, digest, before, waiting, reload_asked, reload_due, refresh_due }
     }
 
     /// Starts the thread. It ends when the sender of orders is dropped.
@@ -83,13 +84,20 @@ impl Helper {
                     return;
                 }
             }
+            if !self.waiting && std::mem::take(&mut self.refresh_due) {
+                let outcome = load::refresh(&self.current, self.digest, &self.names);
+                self.note(&outcome);
+                if !matches!(outcome, Outcome::Unchanged) && notices.send(Notice { outcome, asked: false }).is_err() {
+                    return;
+                }
+            }
         }
     }
 
     fn obey(&mut self, order: Order) {
         match order {
             Order::Reload => self.reload_asked = true,
-            Order::Refresh => self.reload_due = true,
+            Order::Refresh => self.refresh_due = true,
             Order::Drop(garbage) => drop(garbage),
             Order::Done { published } => {
                 self.waiting = false;
@@ -121,18 +129,23 @@ impl Helper {
         }
         let epoch = self.current.epoch + 1;
         let outcome = load::load(&self.source, epoch, Some((&self.current, self.digest)), &self.names);
+        self.note(&outcome);
         match &outcome {
-            Outcome::Ready(loaded) => {
-                self.watch.follow(loaded.files.clone());
-                let before = std::mem::replace(&mut self.current, loaded.snapshot.clone());
-                self.before = Some((before, std::mem::replace(&mut self.digest, loaded.digest)));
-                self.waiting = true;
-            }
+            Outcome::Ready(loaded) => self.watch.follow(loaded.files.clone()),
             // What was mended may lie in a file that only the broken version names.
             Outcome::Broken(broken) => self.watch.follow(merge(self.watch.files(), &broken.files)),
             Outcome::Unchanged => {}
         }
         Notice { outcome, asked }
+    }
+
+    /// Keeps what may become the epoch, and what was before it.
+    fn note(&mut self, outcome: &Outcome) {
+        if let Outcome::Ready(loaded) = outcome {
+            let before = std::mem::replace(&mut self.current, loaded.snapshot.clone());
+            self.before = Some((before, std::mem::replace(&mut self.digest, loaded.digest)));
+            self.waiting = true;
+        }
     }
 }
 

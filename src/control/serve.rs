@@ -228,7 +228,8 @@ impl Coordinator {
         let shared = self.shared.clone();
         let before = (self.published.current(), shared.model());
         let model = loaded.snapshot.model.clone();
-        if !shared.reloads().good {
+        let tells = !loaded.refreshed || shared.reloads().good; // files that are broken still are
+        if tells && !shared.reloads().good {
             tracing::info!("the configuration is good again");
         }
         warn_of_fixed_settings(&shared.gateway(), &loaded.gateway);
@@ -244,7 +245,10 @@ impl Coordinator {
         shared.note_listeners(self.listeners.states());
         self.follow_settings(&loaded.gateway);
         shared.note_reload(|reloads| reloads.compile = loaded.took);
-        self.note_result("published", loaded.warnings.json);
+        match tells {
+            true => self.note_result("published", loaded.warnings.json),
+            false => shared.note_reload(|reloads| reloads.published += 1),
+        }
         tracing::info!("epoch {epoch} is published, compiled in {:.1} ms", loaded.took.as_secs_f64() * 1e3);
         let _ = self.helper.send(Order::Drop(Box::new(before)));
         Awaited { epoch, since, longest: Duration::ZERO }

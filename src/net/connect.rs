@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use monoio::net::{TcpStream, UnixStream};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use super::rt::{self, Carrier};
 use super::stream::Stream;
@@ -22,6 +22,13 @@ pub async fn connect(address: Address, source: Option<IpAddr>, timeout: Duration
         (Some(to), _) => tcp(to, source, timeout).await,
         (None, path) => unix(path.unwrap_or_default()),
     }
+}
+
+/// Has the kernel probe a connection after `idle` without a word, and end it when nothing answers: for one that may be silent
+/// for long.
+pub fn keep_alive(connection: &impl AsFd, idle: Duration) {
+    let probes = TcpKeepalive::new().with_time(idle).with_interval(idle / 3).with_retries(3);
+    let _best_effort = SockRef::from(connection).set_tcp_keepalive(&probes);
 }
 
 async fn tcp(to: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> io::Result<Stream> {
@@ -47,7 +54,7 @@ async fn tcp(to: SocketAddr, source: Option<IpAddr>, timeout: Duration) -> io::R
     waited?;
     // SAFETY: the descriptor is open as long as `stream` lives; SockRef only borrows it.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    let socket = socket2::SockRef::from(&fd);
+    let socket = SockRef::from(&fd);
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }

@@ -41,7 +41,6 @@ static ROUTE_SLOTS: AtomicU32 = AtomicU32::new(0);
 /// Everything that is wrong.
 pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, names: &Names) -> Result<Compiled, Report> {
     let Loaded { model, gateway, mut report } = loaded;
-    let model = Arc::new(model);
     let services = names.services.version(); // before they are read: a later answer makes another epoch
     let mut compiler = Compiler {
         model: &model,
@@ -74,7 +73,7 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
         connection_limit: connection_limit(&gateway),
         request_limit: Some(gateway.timeouts.request).filter(|limit| !limit.is_zero()),
         lifetime: Some(gateway.timeouts.lifetime).filter(|limit| !limit.is_zero()),
-        gateway: Arc::new(gateway),
+        gateway,
         routes,
         global,
         consumers,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::base::limits;
 use crate::config::model::{Discovered, Node};
 
 /// One service and its last good nodes. Version 0 means that nothing was ever heard of it.
@@ -42,6 +43,11 @@ impl Services {
         known.entry(key.clone()).or_insert_with(new).clone()
     }
 
+    /// The entry of a service, while it is in use.
+    pub fn get(&self, key: &Discovered) -> Option<Arc<Service>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
     /// The services that something besides this table still holds; the others are forgotten.
     pub fn in_use(&self) -> Vec<Arc<Service>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,6 +64,10 @@ impl Services {
     pub fn publish(&self, service: &Service, mut nodes: Vec<Node>) -> bool {
         nodes.sort_by_cached_key(|node| (node.host.to_string(), node.port));
         nodes.dedup_by(|one, other| one.host == other.host && one.port == other.port);
+        if nodes.len() > limits::NODES_MAX {
+            crate::limited!(warn, "{}: {} nodes are too many, the rest is left out", service.key.service, nodes.len());
+            nodes.truncate(limits::NODES_MAX);
+        }
         let mut current = service.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = service.version() == 0 || **current != *nodes;
         if changed {

@@ -10,10 +10,13 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::net::connect::keep_alive;
 use crate::net::tls::ClientPlan;
 
 /// Bytes of an answer that is read whole.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// Silence after which a connection is probed.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// A registry's server.
 #[derive(Clone, Debug)]
@@ -38,6 +41,7 @@ impl Server {
             Ok(Err(error)) => return Err(format!("{}:{}: {error}", self.host, self.port)),
             Err(_) => return Err(format!("{}:{}: no connection in time", self.host, self.port)),
         };
+        keep_alive(&stream, IDLE); // a watch may be silent for long
         let mut request =
             Request::get(target).header("Host", format!("{}:{}", self.host, self.port)).header("Accept", "application/json");
         for (name, value) in fields {

@@ -11,9 +11,8 @@ use tokio::time::{sleep, timeout};
 use super::client::{Server, json};
 use super::publish;
 use crate::config::gateway::Consul;
-use crate::config::model::{Node, NodeHost};
+use crate::config::model::{Discovered, Node, NodeHost};
 use crate::upstream::names::Names;
-use crate::upstream::services::Service;
 
 /// Waits after failures, in seconds; then from the first again.
 const FAILED: [u64; 5] = [1, 4, 16, 64, 256];
@@ -30,13 +29,14 @@ struct Known {
 }
 
 /// Follows a service for ever.
-pub async fn follow(names: Arc<Names>, service: Arc<Service>, conf: Consul) {
-    if conf.skip.iter().any(|skipped| *skipped == *service.key.service) || &*service.key.service == "consul" {
-        return publish(&names, &service, fallback(&conf));
+pub async fn follow(names: Arc<Names>, key: Discovered, conf: Consul) {
+    if conf.skip.iter().any(|skipped| *skipped == *key.service) || &*key.service == "consul" {
+        publish(&names, &key, fallback(&conf));
+        return std::future::pending().await;
     }
     let (told, mut news) = tokio::sync::mpsc::channel(16);
     for (at, server) in conf.servers.iter().enumerate() {
-        let (conf, told, name) = (conf.clone(), told.clone(), service.key.service.clone());
+        let (conf, told, name) = (conf.clone(), told.clone(), key.service.clone());
         let server = Server { host: server.0.clone(), port: server.1, tls: None };
         // These end when nobody listens any more.
         tokio::spawn(async move { ask_for_ever(&server, &name, &conf, at, &told).await });
@@ -48,7 +48,7 @@ pub async fn follow(names: Arc<Names>, service: Arc<Service>, conf: Consul) {
             *known = nodes;
         }
         let together = all.concat();
-        publish(&names, &service, if together.is_empty() { fallback(&conf) } else { together });
+        publish(&names, &key, if together.is_empty() { fallback(&conf) } else { together });
     }
 }
 
@@ -71,7 +71,8 @@ async fn ask_for_ever(server: &Server, name: &str, conf: &Consul, at: usize, tol
                 if !same && told.send((at, known.nodes.clone())).await.is_err() {
                     return;
                 }
-                if !conf.waits {
+                // Without an index the next query would not block either.
+                if !conf.waits || known.index == 0 {
                     sleep(conf.fetch_interval).await;
                 }
             }

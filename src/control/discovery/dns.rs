@@ -11,10 +11,9 @@ use tokio::time::sleep;
 
 use super::publish;
 use crate::config::gateway::{Dns, DnsRegistry, RecordKind};
-use crate::config::model::{Node, NodeHost};
+use crate::config::model::{Discovered, Node, NodeHost};
 use crate::control::names;
 use crate::upstream::names::Names;
-use crate::upstream::services::Service;
 
 /// How long an answer holds at least and at most, and one that says that there is nothing.
 const TTL_MIN: Duration = Duration::from_secs(1);
@@ -24,10 +23,10 @@ const NOTHING: Duration = Duration::from_secs(30);
 const FAILED: Duration = Duration::from_secs(1);
 
 /// Looks a service up for ever.
-pub async fn follow(names: Arc<Names>, service: Arc<Service>, conf: DnsRegistry, system: Dns) {
-    let (name, port) = match service.key.service.rsplit_once(':') {
+pub async fn follow(names: Arc<Names>, key: Discovered, conf: DnsRegistry, system: Dns) {
+    let (name, port) = match key.service.rsplit_once(':') {
         Some((name, port)) => (name.to_owned(), port.parse().unwrap_or(0)),
-        None => (service.key.service.to_string(), 0),
+        None => (key.service.to_string(), 0),
     };
     loop {
         let wait = match resolver(&conf, &system) {
@@ -37,7 +36,7 @@ pub async fn follow(names: Arc<Names>, service: Arc<Service>, conf: DnsRegistry,
             }
             Ok(resolver) => match nodes(&resolver, &name, port, &conf.order).await {
                 Ok((nodes, life)) => {
-                    publish(&names, &service, nodes);
+                    publish(&names, &key, nodes);
                     life
                 }
                 Err(why) => {

@@ -19,6 +19,7 @@ use crate::config::gateway::{Kubernetes, NamespaceSelector};
 use crate::config::model::{Node, NodeHost};
 use crate::net::tls::{ClientPlan, Roots};
 use crate::upstream::names::Names;
+use crate::upstream::services::Service;
 
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(60);
@@ -41,6 +42,8 @@ type Ports = BTreeMap<String, Vec<Node>>;
 #[derive(Default)]
 struct Table {
     listed: bool,
+    /// Something came since it was published.
+    news: bool,
     services: HashMap<String, BTreeMap<String, Ports>>,
 }
 
@@ -68,11 +71,14 @@ impl Cluster {
 
     /// Publishes the nodes of the services in use, once the cluster was listed.
     pub fn publish(&self, names: &Names) {
-        let table = lock(&self.table);
+        let mut table = lock(&self.table);
         if !table.listed {
             return;
         }
-        for service in names.services.in_use().iter().filter(|service| &*service.key.registry == "kubernetes") {
+        let news = std::mem::take(&mut table.news);
+        let all = names.services.in_use();
+        let concerned = |service: &&Arc<Service>| &*service.key.registry == "kubernetes" && (news || service.version() == 0);
+        for service in all.iter().filter(concerned) {
             let key = match &self.id {
                 None => Some(&*service.key.service),
                 Some(id) => service.key.service.strip_prefix(id.as_str()).and_then(|rest| rest.strip_prefix('/')),
@@ -81,7 +87,7 @@ impl Cluster {
             match key.split_once(':') {
                 Some((object, port)) if object.contains('/') => {
                     let objects = table.services.get(object).map(BTreeMap::values).into_iter().flatten();
-                    publish(names, service, objects.filter_map(|ports| ports.get(port)).flatten().cloned().collect());
+                    publish(names, &service.key, objects.filter_map(|ports| ports.get(port)).flatten().cloned().collect());
                 }
                 _ => crate::limited!(warn, "get unexpected upstream service_name: {key}; write namespace/name:port"),
             }
@@ -112,7 +118,7 @@ async fn follow(conf: Kubernetes, table: Arc<Mutex<Table>>) {
 async fn round(conf: &Kubernetes, table: &Mutex<Table>) -> Result<(), String> {
     let server = server(conf)?;
     let patterns = Patterns::new(&conf.namespaces);
-    let mut listed = Table { listed: true, ..Table::default() };
+    let mut listed = Table { listed: true, news: true, ..Table::default() };
     let (mut page, mut version) = (String::new(), String::new());
     loop {
         let target = target(conf, &format!("limit={PAGE}{page}"));
@@ -131,7 +137,8 @@ async fn round(conf: &Kubernetes, table: &Mutex<Table>) -> Result<(), String> {
     *lock(table) = listed;
     let seconds = WATCH.as_secs();
     let target = target(conf, &format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={seconds}&resourceVersion={version}"));
-    let answer = server.get(&target, &fields(conf)?, CONNECT).await?;
+    let begun = timeout(ANSWER, server.get(&target, &fields(conf)?, CONNECT)).await;
+    let answer = begun.map_err(|_| "no watch in time".to_owned())??;
     if answer.status() == 410 {
         return Ok(()); // what was listed is too old already: all is listed again
     }
@@ -257,6 +264,7 @@ fn take(table: &mut Table, object: &Json, conf: &Kubernetes, patterns: &Patterns
         Some(name)
     };
     let Some(service) = service else { return };
+    table.news = true;
     let objects = table.services.entry(format!("{namespace}/{service}")).or_default();
     if gone {
         objects.remove(name);

@@ -83,17 +83,18 @@ impl Discovering {
             if !used {
                 task.abort();
             }
-            used
+            used && !task.is_finished() // one that fell begins anew
         });
         let (conf, system) = self.conf.borrow().clone();
         for service in &in_use {
             if self.lookups.contains_key(&service.key) {
                 continue;
             }
-            let (names, service, key) = (self.names.clone(), service.clone(), service.key.clone());
+            // A lookup knows its service by its key: holding it would keep it in use for ever.
+            let (names, key) = (self.names.clone(), service.key.clone());
             let task = match (&*key.registry, &conf.dns, &conf.consul) {
-                ("dns", Some(dns), _) => tokio::spawn(dns::follow(names, service, dns.clone(), system.clone())),
-                ("consul", _, Some(consul)) => tokio::spawn(consul::follow(names, service, consul.clone())),
+                ("dns", Some(dns), _) => tokio::spawn(dns::follow(names, key.clone(), dns.clone(), system.clone())),
+                ("consul", _, Some(consul)) => tokio::spawn(consul::follow(names, key.clone(), consul.clone())),
                 _ => continue,
             };
             self.lookups.insert(key, task.abort_handle());
@@ -109,9 +110,9 @@ impl Discovering {
 }
 
 /// Publishes what a registry says of a service, and says so where it is news.
-fn publish(names: &Names, service: &Service, nodes: Vec<crate::config::model::Node>) {
+fn publish(names: &Names, key: &Discovered, nodes: Vec<crate::config::model::Node>) {
     let count = nodes.len();
-    if names.services.publish(service, nodes) {
-        tracing::info!("{} knows {count} nodes of {}", service.key.registry, service.key.service);
+    if names.services.get(key).is_some_and(|service| names.services.publish(&service, nodes)) {
+        tracing::info!("{} knows {count} nodes of {}", key.registry, key.service);
     }
 }

@@ -4,6 +4,8 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::slice;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::{decimal, field, head_end};
@@ -17,7 +19,8 @@ const READ_BYTES: usize = 256 * 1024;
 /// A body up to this size goes out with its head in one write.
 const JOINED_BYTES: u64 = 32 * 1024;
 const CONNECTIONS: usize = 32 * 1024;
-const LISTENER: u64 = u64::MAX;
+/// Tokens from here on are listeners.
+const LISTENERS: u64 = 1 << 32;
 
 #[derive(Default)]
 struct Request {
@@ -57,14 +60,29 @@ struct Connection {
 /// # Errors
 /// Where epoll or the listener fails.
 pub fn serve(listener: &TcpListener, until: Instant, stop: &dyn Fn() -> bool) -> io::Result<()> {
+    serve_all(slice::from_ref(listener), &AtomicU64::new(0), until, stop)
+}
+
+/// The same at many addresses; counts the connections it accepts.
+///
+/// # Errors
+/// Where epoll or a listener fails.
+pub fn serve_all(listeners: &[TcpListener], accepted: &AtomicU64, until: Instant, stop: &dyn Fn() -> bool) -> io::Result<()> {
     let mut epoll = Epoll::new()?;
-    epoll.add(listener, LISTENER, sys::IN)?;
-    let mut server =
-        Server { connections: Vec::new(), free: Vec::new(), scratch: vec![0; READ_BYTES], filler: vec![b'x'; READ_BYTES] };
+    for (token, listener) in (LISTENERS..).zip(listeners) {
+        epoll.add(listener, token, sys::IN)?;
+    }
+    let mut server = Server {
+        accepted,
+        connections: Vec::new(),
+        free: Vec::new(),
+        scratch: vec![0; READ_BYTES],
+        filler: vec![b'x'; READ_BYTES],
+    };
     while Instant::now() < until && !sys::stopped() && !stop() {
         for i in 0..epoll.wait(Duration::from_millis(100))? {
             match epoll.event(i) {
-                (LISTENER, _) => server.accept(listener, &epoll)?,
+                (token @ LISTENERS.., _) => server.accept(&listeners[(token - LISTENERS) as usize], &epoll)?,
                 (token, _) => server.turn(token as usize, &epoll),
             }
         }
@@ -72,14 +90,15 @@ pub fn serve(listener: &TcpListener, until: Instant, stop: &dyn Fn() -> bool) ->
     Ok(())
 }
 
-struct Server {
+struct Server<'a> {
+    accepted: &'a AtomicU64,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     scratch: Vec<u8>,
     filler: Vec<u8>,
 }
 
-impl Server {
+impl Server<'_> {
     fn accept(&mut self, listener: &TcpListener, epoll: &Epoll) -> io::Result<()> {
         for _ in 0..64 {
             let stream = match listener.accept() {
@@ -87,6 +106,7 @@ impl Server {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(_) => continue, // reset in the queue, or out of descriptors: the next turn tries again
             };
+            self.accepted.fetch_add(1, Ordering::Relaxed);
             stream.set_nonblocking(true)?;
             let _ = stream.set_nodelay(true);
             let slot = match self.free.pop() {

@@ -11,9 +11,9 @@ use loadtests::scenario::{self, Options};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// reload-storm, churn, slow-clients, upstream-failures, node-removal, stale-connections, soak, scale, or all.
+    /// reload-storm, churn, slow-clients, upstream-failures, node-removal, stale-connections, soak, scale, workers, balance, reuse, or all.
     scenarios: Vec<String>,
-    /// Smaller and quicker: all scenarios in less than a minute.
+    /// Smaller and quicker: all scenarios in about a minute and a quarter.
     #[arg(long)]
     short: bool,
     /// The gateway; built with `cargo build --release` where not given.

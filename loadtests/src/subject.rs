@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bench_harness::children::{self, Child, Scratch, eventually, free_address};
-use bench_harness::procfs;
+use bench_harness::procfs::{self, Cpu};
 use serde_json::Value;
 
 use crate::http::Connection;
@@ -25,6 +25,10 @@ pub struct Setup {
     pub driver: String,
     /// Workers.
     pub workers: usize,
+    /// What else the configuration says of Ringway's workers: `cpus: "0"`, `accept: shared`. Empty: nothing.
+    pub placement: &'static str,
+    /// Format of Ringway's access log.
+    pub log: &'static str,
     /// The upstream's nodes.
     pub nodes: Vec<SocketAddr>,
     /// Routes beside those the scenarios use.
@@ -169,6 +173,27 @@ impl Subject {
         self.child.ended().is_none()
     }
 
+    /// A metric of each worker, in their order.
+    ///
+    /// # Errors
+    /// Where the Control API does not answer.
+    pub fn metric_by_worker(&self, name: &str) -> io::Result<Vec<f64>> {
+        let reply = Connection::open(self.control)?.get("/metrics")?;
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        Ok((0..self.setup.workers).map(|worker| of_worker(&text, name, worker)).collect())
+    }
+
+    /// The lines of its access log so far.
+    pub fn log_lines(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.scratch.path().join("access.log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// CPU time of all its processes so far.
+    pub fn cpu(&self) -> Cpu {
+        procfs::cpu(&procfs::tree(self.child.pid()))
+    }
+
     /// Resident KiB of all its processes.
     pub fn resident_kib(&self) -> u64 {
         procfs::resident_kib(&procfs::tree(self.child.pid()))
@@ -205,6 +230,12 @@ impl Subject {
     }
 }
 
+/// The value of one worker's series in a page of metrics; 0 where there is none.
+fn of_worker(page: &str, name: &str, worker: usize) -> f64 {
+    let begin = format!("{name}{{worker=\"{worker}\"}} ");
+    page.lines().find_map(|line| line.strip_prefix(&begin)?.trim().parse().ok()).unwrap_or(0.0)
+}
+
 fn config_text(setup: &Setup, address: SocketAddr, control: SocketAddr, directory: &Path, version: u64) -> String {
     if setup.nginx { nginx(setup, address, directory, version) } else { ringway(setup, address, control, directory, version) }
 }
@@ -212,9 +243,9 @@ fn config_text(setup: &Setup, address: SocketAddr, control: SocketAddr, director
 fn ringway(setup: &Setup, address: SocketAddr, control: SocketAddr, directory: &Path, version: u64) -> String {
     let nodes: Vec<String> = setup.nodes.iter().map(|node| format!("\"{node}\": 1")).collect();
     let mut text = format!(
-        "gateway:\n  workers: {{count: {}, driver: {}}}\n  listeners:\n    - {{address: \"{address}\"}}\n  control: \
+        "gateway:\n  workers: {{count: {}, driver: {}{}}}\n  listeners:\n    - {{address: \"{address}\"}}\n  control: \
         {{address: \"{control}\"}}\n  \
-         access_log: {{path: \"{}/access.log\", format: combined}}\n  \
+         access_log: {{path: \"{}/access.log\", format: {}}}\n  \
          keepalive: {{requests: 100000000}}\n  timeouts: {{header: {}ms, drain: 2s}}\n\
          upstreams:\n  - id: nodes\n    type: roundrobin\n    retries: {}\n    nodes: {{{}}}\n\
          routes:\n  - id: main\n    uris: [/echo/*, /upload/*, /bytes/*, /ws]\n    enable_websocket: true\n    upstream_id: \
@@ -222,7 +253,9 @@ fn ringway(setup: &Setup, address: SocketAddr, control: SocketAddr, directory: &
          - id: epoch\n    uri: /epoch/{version}\n    upstream_id: nodes\n",
         setup.workers,
         setup.driver,
+        if setup.placement.is_empty() { String::new() } else { format!(", {}", setup.placement) },
         directory.display(),
+        setup.log,
         setup.header_timeout.as_millis(),
         setup.nodes.len().saturating_sub(1),
         nodes.join(", "),
@@ -278,12 +311,21 @@ mod tests {
             nginx: false,
             driver: "epoll".into(),
             workers: 2,
+            placement: "cpus: \"0-1\"",
+            log: "combined",
             nodes: vec![node, node],
             routes: 3,
             header_timeout: Duration::from_secs(5),
         };
         let text = config_text(&setup, node, node, Path::new("/x"), 42);
         assert!(text.contains("/epoch/42") && text.contains("retries: 1") && text.contains("header: 5000ms"));
+        assert!(text.contains("{count: 2, driver: epoll, cpus: \"0-1\"}") && text.contains("format: combined}"));
         assert_eq!(text.matches("/many/").count(), 3);
+    }
+
+    #[test]
+    fn a_workers_series_is_found() {
+        let page = "m{worker=\"1\"} 7\nm{worker=\"10\"} 3\nm_total{worker=\"0\"} 9\n";
+        assert_eq!([0, 1, 10].map(|worker| of_worker(page, "m", worker)), [0.0, 7.0, 3.0]);
     }
 }

@@ -34,7 +34,10 @@ impl Counter {
 
 const SHARDS: usize = 64;
 
-type Shard = Mutex<HashMap<Box<[u8]>, Arc<Counter>>>;
+/// A part of the keys; its lock is on lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Shard(Mutex<HashMap<Box<[u8]>, Arc<Counter>>>);
 
 static STORE: LazyLock<(RandomState, [Shard; SHARDS])> =
     LazyLock::new(|| (RandomState::new(), std::array::from_fn(|_| Shard::default())));
@@ -44,7 +47,7 @@ pub fn counter(key: &[u8], now: Tick) -> Arc<Counter> {
     let (hasher, shards) = &*STORE;
     let at = hasher.hash_one(key) as usize % SHARDS;
     let Some(shard) = shards.get(at) else { return Arc::default() };
-    let mut known = shard.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(counter) = known.get(key) {
         return counter.clone();
     }

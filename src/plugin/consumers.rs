@@ -44,8 +44,8 @@ impl Consumers {
     }
 
     /// The identity with this key.
-    pub fn find(&self, plugin: &str, key: &str) -> Option<&Arc<Identity>> {
-        self.by_key.get(plugin)?.get(key)
+    pub fn find(&self, plugin: &str, key: &str) -> Option<&Identity> {
+        self.by_key.get(plugin)?.get(key).map(|identity| &**identity)
     }
 
     /// True if any consumer carries the plugin.
@@ -54,7 +54,7 @@ impl Consumers {
     }
 
     /// The consumer of this name.
-    pub fn named(&self, username: &str) -> Option<&Arc<Identity>> {
-        self.by_name.get(username)
+    pub fn named(&self, username: &str) -> Option<&Identity> {
+        self.by_name.get(username).map(|identity| &**identity)
     }
 }

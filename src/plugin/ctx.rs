@@ -32,8 +32,9 @@ pub struct Ctx<'e> {
     pub captures: Vec<(Box<str>, Vec<u8>)>,
     /// The consumers of this epoch.
     pub consumers: &'e Consumers,
-    /// Who the client is, once an auth plugin attached a consumer.
-    pub consumer: Option<Arc<Identity>>,
+    /// Who the client is, once an auth plugin attached a consumer. Lent by the epoch: a count of its owners would be written by
+    /// every worker that serves this consumer.
+    pub consumer: Option<&'e Identity>,
     /// What the upstream gets instead of what the client sent.
     pub outgoing: Outgoing,
     /// Upstream tries so far, in order.
@@ -313,7 +314,7 @@ impl<'e> Ctx<'e> {
     }
 }
 
-impl Ctx<'_> {
+impl<'e> Ctx<'e> {
     /// Address of the client after real-ip; `None` on a Unix socket.
     pub fn remote_ip(&self) -> Option<IpAddr> {
         match self.real_ip {
@@ -424,7 +425,7 @@ impl Ctx<'_> {
 
     /// Attaches a consumer: sets `X-Consumer-Username`, `X-Credential-Identifier`, `X-Consumer-Custom-ID` (removing what
     /// the client sent of them) and makes `consumer_name` and `consumer_group_id` readable. APISIX request.md §4.4.
-    pub fn attach_consumer(&mut self, identity: Arc<Identity>) {
+    pub fn attach_consumer(&mut self, identity: &'e Identity) {
         let fields = &mut self.request.fields;
         fields.set(b"X-Consumer-Username", identity.username.as_bytes());
         match &identity.credential {

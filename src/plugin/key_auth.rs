@@ -69,7 +69,7 @@ impl Plugin for KeyAuth {
 }
 
 impl KeyAuth {
-    fn identify(&self, ctx: &Ctx<'_>) -> Result<(Arc<Identity>, Place), &'static str> {
+    fn identify<'e>(&self, ctx: &Ctx<'e>) -> Result<(&'e Identity, Place), &'static str> {
         let missing = "Missing API key in request";
         let invalid = "Invalid API key in request";
         let mut headers = ctx.request.fields.all(self.header.as_bytes());
@@ -83,12 +83,12 @@ impl KeyAuth {
             },
         };
         let key = std::str::from_utf8(&key).map_err(|_| invalid)?;
-        ctx.consumers.find("key-auth", key).map(|identity| (identity.clone(), place)).ok_or(invalid)
+        ctx.consumers.find("key-auth", key).map(|identity| (identity, place)).ok_or(invalid)
     }
 
     fn refuse<'a>(&self, ctx: &mut Ctx<'_>, why: &str) -> Flow<'a> {
         if let Some(name) = &self.anonymous {
-            return match ctx.consumers.named(name).cloned() {
+            return match ctx.consumers.named(name) {
                 Some(identity) => {
                     if self.hide {
                         self.take_out(ctx, Place::Header);

@@ -10,6 +10,7 @@ use crate::base::limits;
 use crate::plugin::chain::Merged;
 use crate::plugin::ctx::Parts;
 use crate::proto::message::Reason;
+use crate::route::regex;
 use crate::snapshot::Snapshot;
 use crate::snapshot::published::{Pressure, Published};
 use crate::upstream::health::Verdict;
@@ -143,6 +144,7 @@ impl Core {
             let snapshot = self.published.current();
             let epoch = snapshot.epoch;
             *current = Rc::new(View::new(snapshot, self.home.clone()));
+            regex::forget();
             self.home.took(epoch);
         }
         current.clone()

@@ -177,8 +177,8 @@ impl<'e> Exchange<'e> {
                 return Some(answer);
             }
         }
-        if let Some(identity) = ctx.consumer.clone() {
-            match self.snapshot().merged(self.view, route, &identity) {
+        if let Some(identity) = ctx.consumer {
+            match self.snapshot().merged(self.view, route, identity) {
                 Ok(merged) => self.merged = merged,
                 Err(status) => {
                     ctx.reason = Reason::RouteBroken;

@@ -1,6 +1,9 @@
 //! Regular expressions over bytes: linear time where the expression allows it, else backtracking under a step limit.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Steps of the backtracking engine; past them there is no match.
 const BACKTRACK_LIMIT: usize = 100_000;
@@ -9,7 +12,21 @@ const BACKTRACK_LIMIT: usize = 100_000;
 #[derive(Clone, Debug)]
 pub struct Regex {
     text: String,
+    number: u64,
     engine: Engine,
+}
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// This thread's copies by number. An expression keeps what a search needs in a pool, and threads that search with the same
+    /// one would write that pool's lines by turns; a copy has a pool of its own and shares the program.
+    static OWN: RefCell<HashMap<u64, regex::bytes::Regex>> = RefCell::default();
+}
+
+/// Lets go this thread's copies. A worker calls it when it takes an epoch, so that expressions that are gone don't stay.
+pub fn forget() {
+    OWN.with_borrow_mut(|own| *own = HashMap::new());
 }
 
 #[derive(Clone, Debug)]
@@ -32,20 +49,28 @@ impl Regex {
     pub fn compile(text: &str, case_insensitive: bool) -> Result<Self, String> {
         let text = if case_insensitive { format!("(?i){text}") } else { text.to_owned() };
         if let Ok(linear) = regex::bytes::Regex::new(&text) {
-            return Ok(Self { text, engine: Engine::Linear(linear) });
+            return Ok(Self::new(text, Engine::Linear(linear)));
         }
         let built = fancy_regex::RegexBuilder::new(&text).backtrack_limit(BACKTRACK_LIMIT).build();
         match built {
-            Ok(backtracking) => Ok(Self { text, engine: Engine::Backtracking(Box::new(backtracking)) }),
+            Ok(backtracking) => Ok(Self::new(text, Engine::Backtracking(Box::new(backtracking)))),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    fn new(text: String, engine: Engine) -> Self {
+        Self { text, number: NUMBERS.fetch_add(1, Ordering::Relaxed), engine }
+    }
+
+    fn with_own<T>(&self, linear: &regex::bytes::Regex, search: impl FnOnce(&regex::bytes::Regex) -> T) -> T {
+        OWN.with_borrow_mut(|own| search(own.entry(self.number).or_insert_with(|| linear.clone())))
     }
 
     /// True if it is found anywhere in `bytes`. An exceeded step limit, or bytes that the backtracking engine can't read, is
     /// no match.
     pub fn is_match(&self, bytes: &[u8]) -> bool {
         match &self.engine {
-            Engine::Linear(linear) => linear.is_match(bytes),
+            Engine::Linear(linear) => self.with_own(linear, |own| own.is_match(bytes)),
             Engine::Backtracking(regex) => std::str::from_utf8(bytes).is_ok_and(|text| regex.is_match(text).unwrap_or(false)),
         }
     }
@@ -54,7 +79,7 @@ impl Regex {
     pub fn captures(&self, bytes: &[u8]) -> Option<Vec<Option<Range<usize>>>> {
         match &self.engine {
             Engine::Linear(linear) => {
-                let captures = linear.captures(bytes)?;
+                let captures = self.with_own(linear, |own| own.captures(bytes))?;
                 Some(captures.iter().map(|group| group.map(|group| group.range())).collect())
             }
             Engine::Backtracking(regex) => {

@@ -1,13 +1,16 @@
 //! The scenarios, one file each.
 
+pub mod balance;
 pub mod churn;
 pub mod failures;
 pub mod reload_storm;
 pub mod removal;
+pub mod reuse;
 pub mod scale;
 pub mod slow;
 pub mod soak;
 pub mod stale;
+pub mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -36,7 +39,7 @@ pub struct Options {
 type Scenario = fn(&Options) -> io::Result<Report>;
 
 /// All scenarios by name.
-pub const ALL: [(&str, Scenario); 8] = [
+pub const ALL: [(&str, Scenario); 11] = [
     ("reload-storm", reload_storm::run),
     ("churn", churn::run),
     ("slow-clients", slow::run),
@@ -45,6 +48,9 @@ pub const ALL: [(&str, Scenario); 8] = [
     ("stale-connections", stale::run),
     ("soak", soak::run),
     ("scale", scale::run),
+    ("workers", workers::run),
+    ("balance", balance::run),
+    ("reuse", reuse::run),
 ];
 
 impl Options {
@@ -72,16 +78,23 @@ impl Options {
         header_timeout: Duration,
     ) -> io::Result<(Vec<Upstream>, Subject)> {
         let nodes: Vec<SocketAddr> = upstreams.iter().map(|u| u.address).collect();
-        let subject = Subject::start(Setup {
+        let subject = Subject::start(Setup { routes, header_timeout, ..self.setup(nodes) })?;
+        Ok((upstreams, subject))
+    }
+
+    /// The gateway as the user chose it, in front of these nodes.
+    pub fn setup(&self, nodes: Vec<SocketAddr>) -> Setup {
+        Setup {
             program: self.program.clone(),
             nginx: self.nginx,
             driver: self.driver.clone(),
             workers: self.workers,
+            placement: "",
+            log: "combined",
             nodes,
-            routes,
-            header_timeout,
-        })?;
-        Ok((upstreams, subject))
+            routes: 0,
+            header_timeout: Duration::from_secs(60),
+        }
     }
 
     /// The full value, or the short form's.

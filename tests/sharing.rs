@@ -187,7 +187,11 @@ fn start(driver: Driver) -> Pair {
         handle.inbox.send(listen).unwrap();
         (handle, address)
     };
-    Pair { workers: [worker(0), worker(1)], counters: counters.clone(), published, heard }
+    let workers = [worker(0), worker(1)];
+    let ready = heard.iter().filter(|event| matches!(event, Event::Ready { .. })).take(2).count();
+    assert_eq!(ready, 2);
+    drop(std::panic::take_hook()); // the workers' own, which writes to the error log
+    Pair { workers, counters: counters.clone(), published, heard }
 }
 
 /// Pages of shared memory that were written while both workers served.

@@ -29,6 +29,8 @@ pub struct Setup {
     pub placement: &'static str,
     /// Format of Ringway's access log.
     pub log: &'static str,
+    /// `keepalive_pool` of Ringway's upstream. Empty: the defaults.
+    pub pool: &'static str,
     /// The upstream's nodes.
     pub nodes: Vec<SocketAddr>,
     /// Routes beside those the scenarios use.
@@ -247,7 +249,7 @@ fn ringway(setup: &Setup, address: SocketAddr, control: SocketAddr, directory: &
         {{address: \"{control}\"}}\n  \
          access_log: {{path: \"{}/access.log\", format: {}}}\n  \
          keepalive: {{requests: 100000000}}\n  timeouts: {{header: {}ms, drain: 2s}}\n\
-         upstreams:\n  - id: nodes\n    type: roundrobin\n    retries: {}\n    nodes: {{{}}}\n\
+         upstreams:\n  - id: nodes\n    type: roundrobin\n    retries: {}\n    {}nodes: {{{}}}\n\
          routes:\n  - id: main\n    uris: [/echo/*, /upload/*, /bytes/*, /ws]\n    enable_websocket: true\n    upstream_id: \
          nodes\n  \
          - id: epoch\n    uri: /epoch/{version}\n    upstream_id: nodes\n",
@@ -258,6 +260,7 @@ fn ringway(setup: &Setup, address: SocketAddr, control: SocketAddr, directory: &
         setup.log,
         setup.header_timeout.as_millis(),
         setup.nodes.len().saturating_sub(1),
+        if setup.pool.is_empty() { String::new() } else { format!("keepalive_pool: {}\n    ", setup.pool) },
         nodes.join(", "),
     );
     for i in 0..setup.routes {
@@ -313,6 +316,7 @@ mod tests {
             workers: 2,
             placement: "cpus: \"0-1\"",
             log: "combined",
+            pool: "{size: 5}",
             nodes: vec![node, node],
             routes: 3,
             header_timeout: Duration::from_secs(5),
@@ -320,6 +324,7 @@ mod tests {
         let text = config_text(&setup, node, node, Path::new("/x"), 42);
         assert!(text.contains("/epoch/42") && text.contains("retries: 1") && text.contains("header: 5000ms"));
         assert!(text.contains("{count: 2, driver: epoll, cpus: \"0-1\"}") && text.contains("format: combined}"));
+        assert!(text.contains("\n    keepalive_pool: {size: 5}\n    nodes:"));
         assert_eq!(text.matches("/many/").count(), 3);
     }
 

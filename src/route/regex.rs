@@ -21,7 +21,12 @@ static NUMBERS: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     /// This thread's copies by number. An expression keeps what a search needs in a pool, and threads that search with the same
     /// one would write that pool's lines by turns; a copy has a pool of its own and shares the program.
-    static OWN: RefCell<HashMap<u64, regex::bytes::Regex>> = RefCell::default();
+    static OWN: RefCell<HashMap<u64, Own>> = RefCell::default();
+}
+
+struct Own {
+    regex: regex::bytes::Regex,
+    groups: regex::bytes::CaptureLocations, // made anew by every search, they would count their owners in the shared program
 }
 
 /// Lets go this thread's copies. A worker calls it when it takes an epoch, so that expressions that are gone don't stay.
@@ -62,15 +67,16 @@ impl Regex {
         Self { text, number: NUMBERS.fetch_add(1, Ordering::Relaxed), engine }
     }
 
-    fn with_own<T>(&self, linear: &regex::bytes::Regex, search: impl FnOnce(&regex::bytes::Regex) -> T) -> T {
-        OWN.with_borrow_mut(|own| search(own.entry(self.number).or_insert_with(|| linear.clone())))
+    fn with_own<T>(&self, linear: &regex::bytes::Regex, search: impl FnOnce(&mut Own) -> T) -> T {
+        let own = || Own { regex: linear.clone(), groups: linear.capture_locations() };
+        OWN.with_borrow_mut(|all| search(all.entry(self.number).or_insert_with(own)))
     }
 
     /// True if it is found anywhere in `bytes`. An exceeded step limit, or bytes that the backtracking engine can't read, is
     /// no match.
     pub fn is_match(&self, bytes: &[u8]) -> bool {
         match &self.engine {
-            Engine::Linear(linear) => self.with_own(linear, |own| own.is_match(bytes)),
+            Engine::Linear(linear) => self.with_own(linear, |own| own.regex.is_match(bytes)),
             Engine::Backtracking(regex) => std::str::from_utf8(bytes).is_ok_and(|text| regex.is_match(text).unwrap_or(false)),
         }
     }
@@ -78,10 +84,11 @@ impl Regex {
     /// The groups of the first match, the whole match first.
     pub fn captures(&self, bytes: &[u8]) -> Option<Vec<Option<Range<usize>>>> {
         match &self.engine {
-            Engine::Linear(linear) => {
-                let captures = self.with_own(linear, |own| own.captures(bytes))?;
-                Some(captures.iter().map(|group| group.map(|group| group.range())).collect())
-            }
+            Engine::Linear(linear) => self.with_own(linear, |own| {
+                own.regex.captures_read(&mut own.groups, bytes)?;
+                let group = |at| own.groups.get(at).map(|(begin, end)| begin..end);
+                Some((0..own.groups.len()).map(group).collect())
+            }),
             Engine::Backtracking(regex) => {
                 let captures = regex.captures(std::str::from_utf8(bytes).ok()?).ok()??;
                 Some(captures.iter().map(|group| group.map(|group| group.range())).collect())

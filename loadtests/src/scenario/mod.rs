@@ -91,6 +91,7 @@ impl Options {
             workers: self.workers,
             placement: "",
             log: "combined",
+            pool: "",
             nodes,
             routes: 0,
             header_timeout: Duration::from_secs(60),

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -39,12 +39,30 @@ struct Size {
     rate: f64,
     warmup: Duration,
     steady: Duration,
+    /// Ringway's `keepalive_pool` and HAProxy's `default-server`, where they are not the defaults.
+    pools: [&'static str; 2],
 }
 
-const FULL: Size =
-    Size { workers: 16, nodes: 200, rate: 400.0, warmup: Duration::from_secs(25), steady: Duration::from_secs(40) };
+const FULL: Size = Size {
+    workers: 16,
+    nodes: 200,
+    rate: 400.0,
+    warmup: Duration::from_secs(25),
+    steady: Duration::from_secs(40),
+    pools: ["", ""],
+};
 const SHORT: Size =
-    Size { workers: 4, nodes: 20, rate: 400.0, warmup: Duration::from_millis(1_000), steady: Duration::from_millis(1_000) };
+    Size { workers: 4, nodes: 20, warmup: Duration::from_millis(1_000), steady: Duration::from_millis(1_000), ..FULL };
+/// A worker comes back to a node every four seconds, after its connection there was let go: as 16 workers with 200 nodes and 40
+/// requests/s at the defaults, twenty times as fast.
+const SPARSE: Size = Size {
+    nodes: 40,
+    rate: 160.0,
+    warmup: Duration::from_secs(8),
+    steady: Duration::from_secs(8),
+    pools: ["{idle_timeout: 3}", "pool-purge-delay 250ms"],
+    ..FULL
+};
 
 /// What a peer opened.
 struct Opened {
@@ -55,23 +73,31 @@ struct Opened {
 }
 
 /// 16 workers, 200 nodes, 400 requests/s, half of them over new client connections: 25 s of warm-up and 40 s after it for each
-/// peer; short: 4, 20, and a second each.
+/// peer, then 32 s with less traffic; short: 4, 20, and a second each.
 ///
 /// # Errors
 /// Where the stage can't be set.
 pub fn run(options: &Options) -> io::Result<Report> {
-    let size = options.pick(FULL, SHORT);
+    let mut report = on_a_stage(options.pick(FULL, SHORT), |size, nodes, accepted| beside(options, size, nodes, accepted))?;
+    if !options.short {
+        let sparse = on_a_stage(SPARSE, |size, nodes, accepted| sparse(options, size, nodes, accepted))?;
+        report.extend("so little traffic that pools run empty", sparse);
+    }
+    Ok(report)
+}
+
+/// Starts the nodes, each an address of its own, all with one port.
+fn on_a_stage(size: Size, work: impl Fn(Size, &[SocketAddr], &AtomicU64) -> io::Result<Report>) -> io::Result<Report> {
     let port = free_address()?.port();
-    // A node is an address of its own, all with one port.
     let nodes = (0..size.nodes).map(|n| SocketAddr::from(([127, 0, 1 + (n / 250) as u8, 1 + (n % 250) as u8], port)));
     let nodes: Vec<SocketAddr> = nodes.collect();
     let listeners = nodes.iter().map(|node| sys::listen(*node)).collect::<io::Result<Vec<_>>>()?;
     let (stop, accepted) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         scope.spawn(|| serve(&listeners, &accepted, &stop));
-        let all = all_peers(options, size, &nodes, &accepted);
+        let report = work(size, &nodes, &accepted);
         stop.store(true, Ordering::Relaxed);
-        all
+        report
     })
 }
 
@@ -79,18 +105,15 @@ fn serve(listeners: &[TcpListener], accepted: &AtomicU64, stop: &AtomicBool) {
     let _ = backend::serve_all(listeners, accepted, Instant::now() + Duration::from_secs(3600), &|| stop.load(Ordering::Relaxed));
 }
 
-fn all_peers(options: &Options, size: Size, nodes: &[SocketAddr], accepted: &AtomicU64) -> io::Result<Report> {
+fn beside(options: &Options, size: Size, nodes: &[SocketAddr], accepted: &AtomicU64) -> io::Result<Report> {
     let mut report = Report::default();
-    let subject = Subject::start(Setup { workers: size.workers, ..options.setup(nodes.to_vec()) })?;
-    let ours = measure("Ringway".into(), subject.address, size, accepted)?;
-    drop(subject);
+    let ours = ringway(options, size, nodes, accepted)?;
     ours.note(&mut report);
     let most = (size.workers * size.nodes) as u64 + KEPT as u64;
     let [(_, warmup), _] = ours.parts;
     report.check(format!("Ringway: connections of the warm-up, at most {most}"), warmup, warmup <= most);
     report.check("Ringway: failed", ours.failed, ours.failed == 0);
-    let program = children::program(&PathBuf::from("haproxy"));
-    let Some(version) = children::version(&program, "-v") else {
+    let Some((program, version)) = installed() else {
         report.figure("HAProxy is left out", "it is not installed");
         let each = ours.each();
         let holds = each <= 1.0 / NONE_IN;
@@ -110,6 +133,23 @@ fn all_peers(options: &Options, size: Size, nodes: &[SocketAddr], accepted: &Ato
     }
     report.figure("HAProxy", version);
     Ok(report)
+}
+
+/// What per-worker pools cost where a worker comes back to a node later than the idle timeout.
+fn sparse(options: &Options, size: Size, nodes: &[SocketAddr], accepted: &AtomicU64) -> io::Result<Report> {
+    let mut report = Report::default();
+    ringway(options, size, nodes, accepted)?.note(&mut report);
+    if let Some((program, _)) = installed() {
+        haproxy(&program, "always", size, nodes, accepted)?.note(&mut report);
+    }
+    Ok(report)
+}
+
+/// HAProxy's program and version.
+fn installed() -> Option<(PathBuf, String)> {
+    let program = children::program(Path::new("haproxy"));
+    let version = children::version(&program, "-v")?;
+    Some((program, version))
 }
 
 impl Opened {
@@ -165,7 +205,13 @@ fn half(address: SocketAddr, rate: f64, time: Duration, close: bool) -> io::Resu
     Ok((outcome.requests, outcome.errors.total()))
 }
 
-fn haproxy(program: &PathBuf, reuse: &str, size: Size, nodes: &[SocketAddr], accepted: &AtomicU64) -> io::Result<Opened> {
+fn ringway(options: &Options, size: Size, nodes: &[SocketAddr], accepted: &AtomicU64) -> io::Result<Opened> {
+    let setup = options.setup(nodes.to_vec());
+    let subject = Subject::start(Setup { workers: size.workers, pool: size.pools[0], ..setup })?;
+    measure("Ringway".into(), subject.address, size, accepted)
+}
+
+fn haproxy(program: &Path, reuse: &str, size: Size, nodes: &[SocketAddr], accepted: &AtomicU64) -> io::Result<Opened> {
     let (scratch, address) = (Scratch::new("loadtests")?, free_address()?);
     let mut text = format!(
         "global\n  nbthread {}\n  maxconn 8000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  \
@@ -173,6 +219,9 @@ fn haproxy(program: &PathBuf, reuse: &str, size: Size, nodes: &[SocketAddr], acc
          backend nodes\n",
         size.workers
     );
+    if !size.pools[1].is_empty() {
+        let _ = writeln!(text, "  default-server {}", size.pools[1]);
+    }
     for (n, node) in nodes.iter().enumerate() {
         let _ = writeln!(text, "  server n{n} {node}");
     }

@@ -21,9 +21,9 @@ use crate::report::Report;
 use crate::subject::{Setup, Subject};
 
 /// Two workers' CPU per request over one's.
-const BOUND: f64 = 1.10;
+const BOUND: f64 = 1.15;
 /// Two workers' CPU per request over that of two gateways of one worker.
-const APART_BOUND: f64 = 1.05;
+const APART_BOUND: f64 = 1.10;
 /// What short windows and few rounds need on top.
 const SHORT_ROOM: f64 = 0.25;
 /// Connections per worker.
@@ -48,12 +48,12 @@ struct Sample {
     errors: u64,
 }
 
-/// 9 interleaved rounds of a second per arm; short: 3 of a third.
+/// 15 interleaved rounds of 0.7 s per arm; short: 3 of a third.
 ///
 /// # Errors
 /// Where the stage can't be set.
 pub fn run(options: &Options) -> io::Result<Report> {
-    let (rounds, time) = options.pick((9, Duration::from_secs(1)), (3, Duration::from_millis(350)));
+    let (rounds, time) = options.pick((15, Duration::from_millis(700)), (3, Duration::from_millis(350)));
     let listeners = CPUS.map(|_| sys::listen(SocketAddr::from(([127, 0, 0, 1], 0))));
     let listeners = listeners.into_iter().collect::<io::Result<Vec<_>>>()?;
     let nodes = listeners.iter().map(std::net::TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;

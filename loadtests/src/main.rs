@@ -13,7 +13,7 @@ use loadtests::scenario::{self, Options};
 struct Cli {
     /// reload-storm, churn, slow-clients, upstream-failures, node-removal, stale-connections, soak, scale, workers, balance, reuse, or all.
     scenarios: Vec<String>,
-    /// Smaller and quicker: all scenarios in about a minute and a quarter.
+    /// Smaller and quicker: all scenarios in about a minute.
     #[arg(long)]
     short: bool,
     /// The gateway; built with `cargo build --release` where not given.

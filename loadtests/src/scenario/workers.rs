@@ -1,8 +1,9 @@
-//! Two workers on two CPUs against one on one: a request must not cost more CPU because a second worker runs.
+//! Two workers on two CPUs: a request must not cost more CPU because a second worker runs in the same process.
 //!
 //! The load and the upstream share the CPUs with the gateway, so requests per second say little: compared is the gateway's own
-//! CPU per request. Each worker has the same number of connections in every arm, from load threads on both CPUs. In the arm
-//! `apart` two gateways of one worker each stand where the two workers stood: what they don't share, two workers might.
+//! CPU per request. Each worker has the same number of connections in every arm, from load threads on both CPUs. What decides is
+//! the arm `apart`, where two gateways of one worker each stand in the two workers' place: they share the machine, and nothing
+//! else. Beside one worker alone the other CPU has time to spare, so that arm's requests are cheaper for the machine's reasons.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,10 +21,9 @@ use super::Options;
 use crate::report::Report;
 use crate::subject::{Setup, Subject};
 
-/// Two workers' CPU per request over one's.
+/// Two workers' CPU per request over that of two gateways of one worker. Medians of 15 rounds wander by 6 % on a shared host, so
+/// less than this could not be told from nothing.
 const BOUND: f64 = 1.15;
-/// Two workers' CPU per request over that of two gateways of one worker.
-const APART_BOUND: f64 = 1.10;
 /// What short windows and few rounds need on top.
 const SHORT_ROOM: f64 = 0.25;
 /// Connections per worker.
@@ -144,15 +144,14 @@ fn judge(samples: &[Vec<Sample>; 3], room: f64) -> Report {
     }
     let failed: u64 = samples.iter().flatten().map(|s| s.errors).sum();
     report.check("failed", failed, failed == 0);
-    for (what, other, bound) in [("one", 0, BOUND + room), ("two gateways apart", 2, APART_BOUND + room)] {
-        let ratio = paired(&micros(1), &micros(other));
-        let text =
-            ratio.map_or("none".into(), |r| format!("{:.3} ({:.3} to {:.3}, {} rounds)", r.median, r.min, r.max, r.rounds));
-        let holds = ratio.is_some_and(|r| r.median <= bound);
-        report.check(format!("CPU per request of two workers over {what} (bound {bound:.2})"), text, holds);
-    }
-    if let Some(ratio) = paired(&micros(0), &micros(1)) {
-        report.figure("capacity of two workers over one, were the load elsewhere", format!("{:.2}", 2.0 * ratio.median));
-    }
+    let over = |at: usize, other: usize| {
+        let ratio = paired(&micros(at), &micros(other));
+        let text = |r: Summary| format!("{:.3} ({:.3} to {:.3}, {} rounds)", r.median, r.min, r.max, r.rounds);
+        (ratio.map_or("none".into(), text), ratio.map_or(f64::NAN, |r| r.median))
+    };
+    let ((text, ratio), bound) = (over(1, 2), BOUND + room);
+    report.check(format!("CPU per request of two workers over two gateways apart (bound {bound:.2})"), text, ratio <= bound);
+    report.figure("the same over one worker, the other CPU half idle", over(1, 0).0);
+    report.figure("two gateways apart over one: what the machine adds", over(2, 0).0);
     report
 }

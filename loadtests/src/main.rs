@@ -11,7 +11,8 @@ use loadtests::scenario::{self, Options};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// reload-storm, churn, slow-clients, upstream-failures, node-removal, stale-connections, soak, scale, workers, balance, reuse, or all.
+    /// reload-storm, churn, slow-clients, upstream-failures, node-removal, stale-connections, soak, scale, workers, balance, reuse,
+    /// or all.
     scenarios: Vec<String>,
     /// Smaller and quicker: all scenarios in about a minute.
     #[arg(long)]

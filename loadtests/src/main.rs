@@ -11,8 +11,8 @@ use loadtests::scenario::{self, Options};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
-    /// reload-storm, churn, slow-clients, upstream-failures, node-removal, stale-connections, soak, scale, workers, balance, reuse,
-    /// or all.
+    /// The scenarios' names, or all: reload-storm, churn, slow-clients, upstream-failures, node-removal, stale-connections,
+    /// soak, scale, workers, balance, reuse.
     scenarios: Vec<String>,
     /// Smaller and quicker: all scenarios in about a minute.
     #[arg(long)]

@@ -7,12 +7,6 @@ use std::sync::{Arc, Mutex};
 
 use support::{Gateway, Upstream, checksum, control, drivers, noise, ok, until};
 
-fn metric(gateway: &Gateway, series: &str) -> u64 {
-    let page = control(gateway, "/metrics");
-    let line = page.lines().find(|line| line.starts_with(series)).unwrap_or_else(|| panic!("{series} in {page}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 fn route(upstream: &Upstream, plugins: &str) -> String {
     format!("routes: [{{uri: /*, plugins: {{{plugins}}}, upstream: {}}}]", upstream.nodes())
 }
@@ -107,7 +101,7 @@ fn a_slow_client_does_not_hold_a_node_whose_answers_are_buffered() {
         let mut third = gateway.connect();
         third.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let limit = "ringway_limits_hit_total{worker=\"0\",limit=\"buffering\"}";
-        until("the bound", || (metric(&gateway, limit) >= 1).then_some(()));
+        until("the bound", || (gateway.metric(limit) >= 1).then_some(()));
         assert!(slow.answer().body == body && third.answer().body == body, "and all of them got all of it");
         gateway.reload(&route(&upstream, "proxy-buffering: {disable_proxy_buffering: true}"));
         let mut slow = gateway.connect();
@@ -179,7 +173,7 @@ fn at_the_memory_limit_new_requests_are_refused_and_near_it_connections_end() {
         until("the refusal", || (gateway.get("/").status == 503).then_some(()));
         let refused = gateway.get("/");
         assert_eq!((refused.status, refused.header("connection")), (503, Some("close")));
-        assert!(metric(&gateway, "ringway_limits_hit_total{worker=\"0\",limit=\"memory\"}") >= 2);
+        assert!(gateway.metric("ringway_limits_hit_total{worker=\"0\",limit=\"memory\"}") >= 2);
         assert!(gateway.stderr().contains("new requests get 503"));
         gateway.set(&settings("off"));
         gateway.reload(&resources);

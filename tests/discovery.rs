@@ -9,10 +9,6 @@ use std::sync::{Arc, Mutex};
 
 use support::{Gateway, Upstream, control, free_port, ok, until};
 
-fn named(name: &'static str) -> Upstream {
-    Upstream::answering(move |_| ok(name.as_bytes()))
-}
-
 fn route(service: &str, registry: &str) -> String {
     format!(
         "routes: [{{id: r, uri: /*, upstream: {{service_name: \"{service}\", discovery_type: {registry}, type: roundrobin}}}}]"
@@ -89,7 +85,7 @@ fn name_server(zone: Zone) -> u16 {
 
 #[test]
 fn name_servers_give_ports_weights_and_priorities() {
-    let (one, two, spare) = (named("one"), named("two"), named("spare"));
+    let (one, two, spare) = (Upstream::named("one"), Upstream::named("two"), Upstream::named("spare"));
     let zone: Zone = Arc::default();
     let set = |name: &str, kind: u16, data: Vec<Vec<u8>>| drop(zone.lock().unwrap().insert((name.to_owned(), kind), data));
     let local = || vec![vec![127, 0, 0, 1]];
@@ -163,7 +159,7 @@ impl Consul {
 
 #[test]
 fn consul_is_followed_by_blocking_queries() {
-    let (one, two, fallback) = (named("one"), named("two"), named("fallback"));
+    let (one, two, fallback) = (Upstream::named("one"), Upstream::named("two"), Upstream::named("fallback"));
     let consul = Consul::start();
     consul.set("web", &[one.port]);
     let settings = format!(
@@ -212,7 +208,7 @@ fn consul_is_followed_by_blocking_queries() {
 /// An API server with one Endpoints object, whose watch tells each change.
 #[test]
 fn kubernetes_is_listed_and_watched() {
-    let (one, two) = (named("one"), named("two"));
+    let (one, two) = (Upstream::named("one"), Upstream::named("two"));
     let events: Arc<Mutex<Vec<String>>> = Arc::default();
     let object = |ports: &[u16]| {
         let subsets: Vec<_> = ports
@@ -266,7 +262,7 @@ fn kubernetes_is_listed_and_watched() {
 
 #[test]
 fn a_registry_that_is_away_keeps_the_last_nodes_and_one_that_is_not_named_is_told() {
-    let one = named("one");
+    let one = Upstream::named("one");
     let consul = Consul::start();
     consul.set("web", &[one.port]);
     let settings = |port: u16| format!("  discovery: {{consul: {{servers: [\"http://127.0.0.1:{port}\"], token: t0ken}}}}\n");
@@ -282,23 +278,28 @@ fn a_registry_that_is_away_keeps_the_last_nodes_and_one_that_is_not_named_is_tol
     assert!(output.status.success() && told.contains("discovery kubernetes is uninitialized"), "{told}");
 }
 
-/// An address on which nobody answers: a listener whose queue is full. Held as long as what is given back.
-fn silent(address: &str) -> (std::net::SocketAddr, Vec<Box<dyn std::any::Any>>) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&format!("{address}:0").parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+/// A port on which 127.0.0.2 is silent (a listener whose queue is full, held as long as what is given back) and 127.0.0.1 listens.
+fn half_silent() -> (std::net::TcpListener, Vec<Box<dyn std::any::Any>>) {
+    // A port that is free at one address may be taken at the other.
+    let (socket, at, listener) = until("a port free at both", || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+        let at = socket.local_addr().unwrap().as_socket().unwrap();
+        let listener = std::net::TcpListener::bind(("127.0.0.1", at.port())).ok()?;
+        Some((socket, at, listener))
+    });
     socket.listen(0).unwrap();
-    let at = socket.local_addr().unwrap().as_socket().unwrap();
     let mut held: Vec<Box<dyn std::any::Any>> = vec![Box::new(socket)];
     while let Ok(stream) = std::net::TcpStream::connect_timeout(&at, std::time::Duration::from_millis(200)) {
         held.push(Box::new(stream));
     }
-    (at, held)
+    (listener, held)
 }
 
 #[test]
 fn an_address_that_is_silent_holds_nobody_up_while_another_answers() {
-    let (at, _held) = silent("127.0.0.2");
-    let listener = std::net::TcpListener::bind(("127.0.0.1", at.port())).unwrap();
+    let (listener, _held) = half_silent();
+    let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut bytes = [0; 4096];
@@ -313,7 +314,7 @@ fn an_address_that_is_silent_holds_nobody_up_while_another_answers() {
     for driver in support::drivers() {
         let settings = format!("  dns: {{servers: [\"127.0.0.1:{server}\"]}}\n");
         // A connection may take two minutes: whoever waited for the silent address would not be answered here.
-        let upstream = format!("{{nodes: {{\"two.example:{}\": 1}}, timeout: {{connect: 120, send: 5, read: 5}}}}", at.port());
+        let upstream = format!("{{nodes: {{\"two.example:{port}\": 1}}, timeout: {{connect: 120, send: 5, read: 5}}}}");
         let gateway = Gateway::start(driver, &settings, &format!("routes: [{{uri: /*, upstream: {upstream}}}]"));
         for _ in 0..4 {
             assert_eq!(gateway.get("/").text(), "here");

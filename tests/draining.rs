@@ -5,11 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use support::{Client, Gateway, Upstream, control, drivers, ok, until};
-
-const UPGRADE: &[u8] =
-    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+use support::{Client, Gateway, SWITCHED, UPGRADE, Upstream, control, drivers, ok, until};
 
 /// Echoes tunnels, and answers other requests never.
 fn upstream() -> Upstream {
@@ -19,10 +15,7 @@ fn upstream() -> Upstream {
             while !peer.client.exactly(1).is_empty() {}
             return;
         }
-        peer.send(
-            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-            Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-        );
+        peer.send(SWITCHED);
         loop {
             let byte = peer.client.exactly(1);
             if byte.is_empty() {

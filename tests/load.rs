@@ -1,5 +1,7 @@
 //! The short forms of the load scenarios (loadtests/): mixed load for a while, clients that misbehave, nodes that die and leave.
 
+mod support;
+
 use std::sync::{Mutex, PoisonError};
 
 use loadtests::scenario::{self, Options};
@@ -11,12 +13,7 @@ static ONE: Mutex<()> = Mutex::new(());
 fn passes(name: &str, workers: usize) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (_, scenario) = scenario::ALL.into_iter().find(|(known, _)| *known == name).unwrap();
-    let forbidden = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").is_ok_and(|flag| flag.trim() == "2");
-    for driver in ["io_uring", "epoll"] {
-        if forbidden && driver == "io_uring" {
-            eprintln!("io_uring is forbidden here: only epoll is tested");
-            continue;
-        }
+    for driver in support::drivers() {
         let program = env!("CARGO_BIN_EXE_ringway").into();
         let options = Options { program, nginx: false, driver: driver.to_owned(), workers, short: true };
         let report = scenario(&options).unwrap();

@@ -5,9 +5,8 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
 
-use support::{DEADLINE, Gateway, Nginx, Scratch, checksum, drivers, free_port, noise};
+use support::{DEADLINE, Gateway, Nginx, Scratch, checksum, drivers, free_port, noise, unzip};
 
 /// Serves a directory with two files, and a few fixed answers.
 fn start() -> Nginx {
@@ -123,13 +122,4 @@ fn read(stream: &mut impl Read) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text
-}
-
-/// By the real tool.
-fn unzip(bytes: &[u8]) -> Vec<u8> {
-    let mut child = Command::new("gzip").arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(bytes).unwrap(); // a few hundred octets: they fit the pipe
-    let out = child.wait_with_output().unwrap();
-    assert!(out.status.success());
-    out.stdout
 }

@@ -4,15 +4,11 @@ mod support;
 
 use std::sync::atomic::Ordering;
 
-use support::{Gateway, Upstream, drivers, ok};
-
-fn named(name: &'static str) -> Upstream {
-    Upstream::answering(move |_| ok(name.as_bytes()))
-}
+use support::{Gateway, Upstream, drivers, unzip};
 
 #[test]
 fn traffic_split_divides_by_conditions_and_weights() {
-    let (own, by_id, inline) = (named("own"), named("by-id"), named("inline"));
+    let (own, by_id, inline) = (Upstream::named("own"), Upstream::named("by-id"), Upstream::named("inline"));
     for driver in drivers() {
         let resources = |id: &str, more: &str| {
             format!(
@@ -56,7 +52,7 @@ fn traffic_split_divides_by_conditions_and_weights() {
 
 #[test]
 fn an_upstream_inside_a_plugin_is_checked_like_any_other() {
-    let upstream = named("x");
+    let upstream = Upstream::named("x");
     let gateway = Gateway::start("epoll", "", &format!("routes: [{{uri: /*, upstream: {}}}]", upstream.nodes()));
     let file = gateway.scratch.file(
         "bad.yaml",
@@ -140,12 +136,6 @@ fn answers_are_coded_for_clients_that_take_them_so() {
     }
 }
 
-fn unzip(body: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::new();
-    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(body), &mut plain).unwrap();
-    plain
-}
-
 #[test]
 fn a_stream_stays_a_stream_under_gzip_and_an_upload_goes_on() {
     // The upstream answers each piece of the upload before the next one is sent: nothing may be held back on either way.
@@ -192,7 +182,7 @@ fn a_stream_stays_a_stream_under_gzip_and_an_upload_goes_on() {
 
 #[test]
 fn limit_count_counts_by_key_and_says_what_is_left() {
-    let upstream = named("fine");
+    let upstream = Upstream::named("fine");
     let route = |plugin: &str| {
         format!("routes: [{{id: r, uri: /*, plugins: {{limit-count: {{{plugin}}}}}, upstream: {}}}]", upstream.nodes())
     };
@@ -234,7 +224,7 @@ fn limit_count_counts_by_key_and_says_what_is_left() {
 
 #[test]
 fn limit_count_is_one_count_for_all_workers() {
-    let upstream = named("fine");
+    let upstream = Upstream::named("fine");
     let resources = format!(
         "routes: [{{uri: /*, plugins: {{limit-count: {{count: 50, time_window: 3600, key: x, key_type: constant}}}}, upstream: {}}}]",
         upstream.nodes()

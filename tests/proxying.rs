@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::sync::atomic::Ordering;
 
-use support::{Client, Gateway, Upstream, checksum, control, drivers, free_port, noise, ok, until};
+use support::{Client, Gateway, SWITCHED, UPGRADE, Upstream, checksum, control, drivers, free_port, noise, ok, until};
 
 fn all(upstream: &Upstream) -> String {
     format!("routes:\n  - {{id: all, uri: /*, enable_websocket: true, upstream: {}}}", upstream.nodes())
@@ -275,10 +275,7 @@ fn websockets_pass_both_ways_and_survive_reloads() {
             if !request.head.to_ascii_lowercase().contains("upgrade: websocket") {
                 return peer.send(&ok(b"plain"));
             }
-            peer.send(
-                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nfirst",
-            );
+            peer.send(&[SWITCHED, b"first"].concat());
             loop {
                 let bytes = peer.client.exactly(4);
                 if bytes.is_empty() {
@@ -289,15 +286,10 @@ fn websockets_pass_both_ways_and_survive_reloads() {
         });
         let resources = format!("{}\n  - {{id: plain, uri: /plain, upstream: {}}}", all(&upstream), upstream.nodes());
         let gateway = Gateway::start(driver, "", &resources);
-        let handshake = |path: &str| {
-            format!(
-                "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-            )
-        };
-        assert_eq!(gateway.ask(&handshake("/plain")).text(), "plain", "the route does not pass upgrades");
+        let on_plain = String::from_utf8(UPGRADE.to_vec()).unwrap().replace("/ws", "/plain");
+        assert_eq!(gateway.ask(&on_plain).text(), "plain", "the route does not pass upgrades");
         let mut client = gateway.connect();
-        client.send(handshake("/chat").as_bytes());
+        client.send(UPGRADE);
         assert_eq!(client.answer().status, 101);
         assert_eq!(client.exactly(5), b"first");
         for turn in 0..3 {

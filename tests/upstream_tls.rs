@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use support::{Gateway, Nginx, Upstream, checksum, drivers, noise, ok};
+use support::{Gateway, Nginx, SWITCHED, UPGRADE, Upstream, checksum, drivers, noise, ok};
 
 /// An authority and what it signed, as PEM.
 struct Certificates {
@@ -204,9 +204,7 @@ fn websockets_and_probes_go_over_tls() {
             let _sent = tls.flush();
             return;
         }
-        let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-            Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        let _sent = tls.write_all(answer.as_bytes());
+        let _sent = tls.write_all(SWITCHED);
         let mut bytes = [0; 1000];
         while let Ok(read @ 1..) = tls.read(&mut bytes) {
             let _sent = tls.write_all(&bytes[..read]);
@@ -219,10 +217,7 @@ fn websockets_and_probes_go_over_tls() {
         let text = resources(port, "false", checks).replace("  - uri", "  - enable_websocket: true\n    uri");
         let gateway = Gateway::start(driver, "", &text);
         let mut client = gateway.connect();
-        client.send(
-            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        );
+        client.send(UPGRADE);
         assert_eq!(client.answer().status, 101);
         for size in [1_usize, 900, 20_000, 70_000] {
             let sent = noise(size);

@@ -170,6 +170,37 @@ pub fn keepalive(target: Target<'_>, id: usize, tally: &Tally) {
     }
 }
 
+/// Eight keepalive clients, one with a new connection each time, and four uploads that take `length`; each kind on its own tally.
+///
+/// # Errors
+/// Where threads are short.
+pub fn mixed<'s, 'e>(
+    scope: &'s Scope<'s, 'e>,
+    target: Target<'s>,
+    length: Duration,
+    [keep, new, uploading]: [&'s Tally; 3],
+) -> io::Result<()> {
+    for id in 0..8 {
+        spawn(scope, move || keepalive(target, id, keep))?;
+    }
+    spawn(scope, move || newcomers(target, 0, new))?;
+    for id in 0..4 {
+        spawn(scope, move || uploads(target, id, length, uploading))?;
+    }
+    Ok(())
+}
+
+/// One exchange on the connection that is held, or else on a new one.
+fn again<T>(
+    held: &mut Option<Connection>,
+    target: Target<'_>,
+    exchange: impl FnOnce(&mut Connection) -> io::Result<T>,
+) -> io::Result<(Connection, T)> {
+    let mut connection = held.take().map_or_else(|| Connection::open(target.address), Ok)?;
+    let done = exchange(&mut connection)?;
+    Ok((connection, done))
+}
+
 /// GETs with a pause in between, each on the same connection; GETs and uploads by turns would differ in what may be repeated.
 pub fn seldom(target: Target<'_>, id: usize, pause: Duration, tally: &Tally) {
     let mut held: Option<Connection> = None;
@@ -178,11 +209,7 @@ pub fn seldom(target: Target<'_>, id: usize, pause: Duration, tally: &Tally) {
         serial += 1;
         let path = format!("/echo/s{id}-{serial}");
         let since = Instant::now();
-        let done = held.take().map_or_else(|| Connection::open(target.address), Ok).and_then(|mut connection| {
-            let reply = connection.get(&path)?;
-            Ok((connection, reply))
-        });
-        match done {
+        match again(&mut held, target, |connection| connection.get(&path)) {
             Ok((connection, reply)) => {
                 judge(tally, since, &reply, is_echo(&reply, "GET", &path, 0, HASH));
                 held = (!reply.close).then_some(connection);
@@ -223,11 +250,7 @@ pub fn probe(target: Target<'_>, tally: &Tally) {
     while target.goes_on() {
         let since = Instant::now();
         let fresh = held.is_none();
-        let done = held.take().map_or_else(|| Connection::open(target.address), Ok).and_then(|mut connection| {
-            let reply = connection.get("/echo/probe")?;
-            Ok((connection, reply))
-        });
-        match done {
+        match again(&mut held, target, |connection| connection.get("/echo/probe")) {
             Ok((connection, reply)) => {
                 judge(tally, since, &reply, is_echo(&reply, "GET", "/echo/probe", 0, HASH));
                 if reply.close {
@@ -272,12 +295,8 @@ pub fn uploads(target: Target<'_>, id: usize, length: Duration, tally: &Tally) {
         serial += 1;
         let path = format!("/upload/{id}-{serial}");
         let since = Instant::now();
-        let done = held.take().map_or_else(|| Connection::open(target.address), Ok).and_then(|mut connection| {
-            let (reply, sum) = upload(&mut connection, &path, length, serial % 2 == 0)?;
-            Ok((connection, reply, sum))
-        });
-        match done {
-            Ok((connection, reply, sum)) => {
+        match again(&mut held, target, |connection| upload(connection, &path, length, serial % 2 == 0)) {
+            Ok((connection, (reply, sum))) => {
                 judge(tally, since, &reply, is_echo(&reply, "POST", &path, PIECES * PIECE_BYTES, sum));
                 held = (!reply.close).then_some(connection);
             }

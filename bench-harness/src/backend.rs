@@ -1,6 +1,6 @@
 //! The upstream everybody is measured against: HTTP/1.1 with keepalive and pipelining on one epoll thread.
 //!
-//! `GET /` gives 13 octets, `/bytes/N` gives N, any request's body is drained first and its length said in `X-Received`.
+//! `GET /` gives 13 octets, `/bytes/N` gives N, `/echo` the head of the request, any request's body is drained first and its length said in `X-Received`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,6 +13,8 @@ use crate::sys::{self, Epoll};
 
 /// The 13 octets of the small answer.
 pub const SMALL: &[u8; 13] = b"Hello, bench\n";
+/// The path whose answer is the head of the request, as it arrived.
+pub const ECHO: &str = "/echo";
 
 const HEAD_BYTES: usize = 64 * 1024;
 const READ_BYTES: usize = 256 * 1024;
@@ -27,6 +29,7 @@ struct Request {
     body: Body,
     received: u64,
     answer_bytes: Option<u64>,
+    echo: Option<Vec<u8>>,
     head_only: bool,
     close: bool,
 }
@@ -196,7 +199,8 @@ impl Connection {
     }
 
     fn answer(&mut self, request: &Request) {
-        let length = request.answer_bytes.unwrap_or(SMALL.len() as u64);
+        let small = request.echo.as_deref().unwrap_or(SMALL);
+        let length = request.answer_bytes.unwrap_or(small.len() as u64);
         let close = if request.close { "Connection: close\r\n" } else { "" };
         self.closing |= request.close;
         let _ = write!(self.out, "HTTP/1.1 200 OK\r\nServer: bench\r\nContent-Type: text/plain\r\n{close}");
@@ -206,7 +210,7 @@ impl Connection {
         let _ = write!(self.out, "Content-Length: {length}\r\n\r\n");
         match request.answer_bytes {
             _ if request.head_only => {}
-            None => self.out.extend_from_slice(SMALL),
+            None => self.out.extend_from_slice(small),
             Some(n) if n <= JOINED_BYTES => self.out.resize(self.out.len() + n as usize, b'x'),
             Some(n) => self.filler = n,
         }
@@ -288,6 +292,7 @@ impl Request {
         self.head_only = words.next() == Some(b"HEAD");
         let path = words.next().ok_or(ErrorKind::InvalidData)?;
         self.answer_bytes = path.strip_prefix(b"/bytes/").and_then(decimal);
+        self.echo = (path == ECHO.as_bytes()).then(|| head.to_vec());
         self.close = line.ends_with(b"HTTP/1.0");
         let mut body = Body::Length(0);
         for line in head[line.len()..].split(|b| *b == b'\n') {

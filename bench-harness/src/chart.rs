@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::compare::{Row, Run, Table};
-use crate::peers::Kind;
+use crate::peers::Role;
 use crate::stats::Summary;
 
 const WIDTH: f64 = 860.0;
@@ -41,7 +41,7 @@ pub fn svg(run: &Run) -> String {
         );
         y += 6.0;
         for (row, s) in bars {
-            bar(&mut out, row.kind, s, y, scale);
+            bar(&mut out, row, s, y, scale);
             y += BAR;
         }
         y += GAP - 6.0;
@@ -51,15 +51,15 @@ pub fn svg(run: &Run) -> String {
 }
 
 fn bars(table: &Table) -> Vec<(&Row, Summary)> {
-    let measured = table.rows.iter().filter(|row| row.kind != Kind::Direct);
+    let measured = table.rows.iter().filter(|row| row.role != Role::Direct);
     measured.filter_map(|row| Some((row, Summary::of(row.figures(|s| s.cpu[0]).into_iter().flatten())?))).collect()
 }
 
-fn bar(out: &mut String, kind: Kind, s: Summary, y: f64, scale: f64) {
-    let colour = match kind {
-        kind if kind.is_ringway() => "#1b7f5c",
-        Kind::Floor | Kind::Direct => "#b8b8b8",
-        _ => "#5b7db1",
+fn bar(out: &mut String, row: &Row, s: Summary, y: f64, scale: f64) {
+    let colour = match row.role {
+        Role::Ringway => "#1b7f5c",
+        Role::Floor | Role::Direct => "#b8b8b8",
+        Role::Proxy => "#5b7db1",
     };
     let (middle, end) = (y + BAR / 2.0, LABEL + s.median * scale);
     let _ = writeln!(
@@ -69,7 +69,7 @@ fn bar(out: &mut String, kind: Kind, s: Summary, y: f64, scale: f64) {
          <path d=\"M{:.1} {middle:.1}H{:.1}\" stroke=\"#222\"/><text x=\"{:.1}\" y=\"{:.1}\">{:.1}</text>",
         LABEL - 6.0,
         middle + 4.0,
-        kind.name(),
+        row.name,
         y + 2.0,
         end - LABEL,
         BAR - 4.0,

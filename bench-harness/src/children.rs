@@ -178,15 +178,20 @@ pub fn nap(time: Duration) {
 
 /// Where a program is: as given, or in /usr/sbin, which is not on every user's path.
 pub fn program(name: &Path) -> PathBuf {
-    let on_path = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()));
-    let fallback = Path::new("/usr/sbin").join(name);
-    if !on_path && fallback.is_file() { fallback } else { name.to_owned() }
+    find_program(name).unwrap_or_else(|| name.to_owned())
 }
 
-/// What a program says of its version: the first line of its output, standard error included.
+/// The same; none where it is nowhere.
+pub fn find_program(name: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    places.map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// What a program says of its version: the first line of its output that is not empty, standard error included.
 pub fn version(program: &Path, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
-    let line = String::from_utf8_lossy(&text).lines().next()?.trim().to_owned();
+    let line = String::from_utf8_lossy(&text).lines().map(str::trim).find(|line| !line.is_empty())?.to_owned();
     Some(line.trim_start_matches("nginx version: ").to_owned())
 }

@@ -7,7 +7,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,11 +17,12 @@ use crate::args::CompareArgs;
 use crate::children::{self, Child, Scratch, free_address};
 use crate::idle::{self, Idle};
 use crate::load::{self, Errors, Mark};
-use crate::peers::{self, Kind, Peer, Running, Terms};
+use crate::meter::Meter;
+use crate::peers::{self, Peer, Role, Running, Terms};
 use crate::procfs::{self, Cpu};
 use crate::syscalls::{self, Counts, Who};
 use crate::workload::{self, Workload};
-use crate::{chart, host, report, stats, sys};
+use crate::{audit, chart, host, report, stats, sys};
 
 /// One peer under one load in one round.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,7 +51,9 @@ pub struct Sample {
 #[derive(Clone, Debug)]
 pub struct Row {
     /// Which.
-    pub kind: Kind,
+    pub name: String,
+    /// What it is.
+    pub role: Role,
     /// By round; `None` where it was not measured or failed.
     pub rounds: Vec<Option<Sample>>,
     /// Calls per request by kind, and operations on the ring, from one sample outside the rounds.
@@ -85,6 +88,8 @@ pub struct Run {
     pub peers: Vec<(Peer, String)>,
     /// Peers asked for that are not there, and why.
     pub left_out: Vec<String>,
+    /// Which peers do not keep the terms, and how: seen in the first round.
+    pub faults: Vec<String>,
     /// The terms.
     pub terms: Terms,
     /// Seconds of one measurement.
@@ -96,7 +101,7 @@ pub struct Run {
     /// By load.
     pub tables: Vec<Table>,
     /// Memory with idle connections, one sample each, a peer started afresh for each.
-    pub idle: Vec<(Kind, Idle)>,
+    pub idle: Vec<(String, Idle)>,
 }
 
 /// Runs the comparison and writes the report.
@@ -124,7 +129,10 @@ pub fn measure(args: &CompareArgs) -> io::Result<Run> {
     let workloads = workload::pick(&args.workloads).map_err(io::Error::other)?;
     let scratch = Scratch::new("bench-harness")?;
     let terms = Terms {
-        upstream: free_address()?,
+        upstream: match args.backend_port {
+            0 => free_address()?,
+            port => SocketAddr::from(([127, 0, 0, 1], port)),
+        },
         directory: scratch.path().to_owned(),
         access_log: args.access_log.on(),
         forwarded: args.forwarded.on(),
@@ -133,21 +141,27 @@ pub fn measure(args: &CompareArgs) -> io::Result<Run> {
         connections: peers::connections(sys::raise_descriptors()),
         routes: args.routes,
     };
-    let (found, left_out) = find_peers(args)?;
-    left_out.iter().for_each(|why| eprintln!("left out: {why}"));
+    // What is asked through a peer that runs already needs the backend, so it is first.
     let backend = start_backend(&terms, args.load_cpu)?;
+    let (found, left_out) = peers::find(args)?;
+    left_out.iter().for_each(|why| eprintln!("left out: {why}"));
     sys::pin(args.load_cpu)?;
     let (date, facts, before) = (host::now(), host::facts(), host::stolen());
     let mut tables: Vec<Table> = workloads.iter().map(|w| Table { workload: *w, rows: rows(&found) }).collect();
+    let mut faults = Vec::new();
     let mut order = Shuffle(args.seed.unwrap_or_else(|| u64::from(std::process::id())));
     for round in 0..args.rounds {
         let mut running = start_all(&found, &terms)?;
+        if round == 0 {
+            faults = audit::audit(&running);
+            faults.iter().for_each(|fault| eprintln!("not on the terms: {fault}"));
+        }
         for table in &mut tables {
             order.shuffle(&mut running);
-            for (kind, peer) in &running {
-                let sample = sample(&table.workload, *kind, peer, backend.pid(), args);
-                note(round, args.rounds, &table.workload, *kind, sample.as_ref());
-                if let Some(row) = table.rows.iter_mut().find(|row| row.kind == *kind) {
+            for peer in &running {
+                let sample = sample(&table.workload, peer, backend.pid(), args);
+                note(round, args.rounds, &table.workload, &peer.name, sample.as_ref());
+                if let Some(row) = table.rows.iter_mut().find(|row| row.name == peer.name) {
                     row.rounds.push(sample);
                 }
                 if sys::stopped() {
@@ -161,13 +175,14 @@ pub fn measure(args: &CompareArgs) -> io::Result<Run> {
     }
     let idle = idle_memory(&found, &terms, args);
     let after = host::stolen();
-    let described = found.into_iter().map(|peer| (peer.clone(), describe(&peer, &terms))).collect();
+    let described = found.into_iter().map(|peer| (peer.clone(), peer.describe(&terms))).collect();
     Ok(Run {
         date,
         host: facts,
         stolen: (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64,
         peers: described,
         left_out,
+        faults,
         terms,
         seconds: args.seconds,
         noise_bound: args.noise,
@@ -189,81 +204,34 @@ pub fn start_backend(terms: &Terms, cpu: usize) -> io::Result<Child> {
     Ok(backend)
 }
 
-/// The program of Ringway: the one given, or a release build of this checkout.
-///
-/// # Errors
-/// Where the build fails.
-pub fn ringway_program(given: Option<&Path>) -> io::Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    eprintln!("building ringway (cargo build --release)");
-    let status = Command::new("cargo").args(["build", "--release", "--bin", "ringway"]).current_dir(root).status()?;
-    if status.success() { Ok(root.join("target/release/ringway")) } else { Err(io::Error::other("cargo build --release failed")) }
-}
-
-fn find_peers(args: &CompareArgs) -> io::Result<(Vec<Peer>, Vec<String>)> {
-    let (mut found, mut left_out) = (Vec::new(), Vec::new());
-    let me = std::env::current_exe()?;
-    let wanted = args.kinds().map_err(io::Error::other)?;
-    let ringway = match wanted.iter().any(|k| matches!(k, Kind::Ringway | Kind::RingwayEpoll)) {
-        true => ringway_program(args.ringway.as_deref())?,
-        false => PathBuf::new(),
-    };
-    for kind in wanted {
-        let program = match kind {
-            Kind::Direct | Kind::Floor => &me,
-            Kind::Nginx | Kind::NginxLua => &args.nginx,
-            Kind::Haproxy => &args.haproxy,
-            Kind::Ringway | Kind::RingwayEpoll => &ringway,
-            Kind::Before | Kind::BeforeEpoll => match &args.before {
-                Some(before) => before,
-                None => {
-                    left_out.push(format!("{}: no program is given (--before)", kind.name()));
-                    continue;
-                }
-            },
-        };
-        match Peer::find(kind, &children::program(program)) {
-            Ok(peer) => found.push(peer),
-            Err(why) => left_out.push(why),
-        }
-    }
-    Ok((found, left_out))
-}
-
 fn rows(peers: &[Peer]) -> Vec<Row> {
-    peers.iter().map(|peer| Row { kind: peer.kind, rounds: Vec::new(), syscalls: None }).collect()
+    let row = |peer: &Peer| Row { name: peer.name.clone(), role: peer.role, rounds: Vec::new(), syscalls: None };
+    peers.iter().map(row).collect()
 }
 
-fn start_all(peers: &[Peer], terms: &Terms) -> io::Result<Vec<(Kind, Running)>> {
-    peers.iter().map(|peer| Ok((peer.kind, peer.start(terms)?))).collect()
-}
-
-fn describe(peer: &Peer, terms: &Terms) -> String {
-    let any = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let log = terms.directory.join(format!("{}.access.log", peer.kind.name()));
-    peers::config_text(peer.kind, any(7000), any(7002), terms.access_log.then_some(log.as_path()), terms)
+fn start_all(peers: &[Peer], terms: &Terms) -> io::Result<Vec<Running>> {
+    peers.iter().map(|peer| peer.start(terms)).collect()
 }
 
 /// Measures one peer once; `None` where more than one request in a thousand failed, or no CPU time was seen.
-fn sample(workload: &Workload, kind: Kind, peer: &Running, backend: u32, args: &CompareArgs) -> Option<Sample> {
-    if kind == Kind::Floor && !workload.has_floor() {
+fn sample(workload: &Workload, peer: &Running, backend: u32, args: &CompareArgs) -> Option<Sample> {
+    if peer.role == Role::Floor && !workload.has_floor() {
         return None;
     }
     peer.empty_logs();
     let mut spec = workload.spec(peer.address, Duration::from_secs_f64(args.seconds), args.routes);
     spec.warmup = Duration::from_secs_f64(args.warmup);
+    // The direct path has no process of its own: its row says what the backend costs.
+    let meter = peer.meter.clone().unwrap_or(Meter::Tree(backend));
     let (mut pids, mut edges, mut resident_kib) = (Vec::new(), [Cpu::default(); 2], 0);
     let outcome = load::run(&spec, &mut |mark| {
         if mark == Mark::Begin {
-            pids = peer.pid().map_or(vec![backend], procfs::tree);
+            pids = meter.pids();
         }
-        edges[usize::from(mark == Mark::End)] = procfs::cpu(&pids);
+        edges[usize::from(mark == Mark::End)] = meter.cpu(&pids);
         resident_kib = procfs::resident_kib(&pids);
     });
-    let outcome = outcome.inspect_err(|e| eprintln!("{}: {e}", kind.name())).ok()?;
+    let outcome = outcome.inspect_err(|e| eprintln!("{}: {e}", peer.name)).ok()?;
     let used = edges[1].since(&edges[0]);
     let requests = outcome.requests.max(1) as f64;
     let quantiles = |h: &_| [0.5, 0.9, 0.99, 0.999].map(|q| stats::micros(h, q));
@@ -280,13 +248,13 @@ fn sample(workload: &Workload, kind: Kind, peer: &Running, backend: u32, args: &
     };
     let sound = outcome.requests > 0 && used.nanos > 0.0 && outcome.errors.total() * 1_000 <= outcome.requests;
     if !sound {
-        eprintln!("{} under {}: dropped, {:?} in {} requests", kind.name(), workload.name, outcome.errors, outcome.requests);
+        eprintln!("{} under {}: dropped, {:?} in {} requests", peer.name, workload.name, outcome.errors, outcome.requests);
     }
     sound.then_some(sample)
 }
 
-fn note(round: usize, rounds: usize, workload: &Workload, kind: Kind, sample: Option<&Sample>) {
-    let (name, load, round) = (kind.name(), workload.name, round + 1);
+fn note(round: usize, rounds: usize, workload: &Workload, name: &str, sample: Option<&Sample>) {
+    let (load, round) = (workload.name, round + 1);
     match sample {
         Some(s) => eprintln!(
             "round {round}/{rounds} {load:>8} {name:<13} {:7.2} µs ({:.2} user) {:9.0}/s p50 {:.0} µs p99 {:.0} µs",
@@ -296,14 +264,19 @@ fn note(round: usize, rounds: usize, workload: &Workload, kind: Kind, sample: Op
     }
 }
 
-fn idle_memory(peers: &[Peer], terms: &Terms, args: &CompareArgs) -> Vec<(Kind, Idle)> {
+fn idle_memory(peers: &[Peer], terms: &Terms, args: &CompareArgs) -> Vec<(String, Idle)> {
     let mut all = Vec::new();
-    for peer in peers.iter().filter(|p| !matches!(p.kind, Kind::Direct | Kind::Floor)) {
+    // What runs already can't be started afresh, so nothing could be said of it before the first connection.
+    for peer in peers.iter().filter(|p| p.role.is_proxy() && !p.is_attached()) {
         // Half of the descriptors are for the other end, which is this process.
         for connections in args.idle.iter().filter(|n| (**n as u64) < terms.connections) {
-            match peer.start(terms).and_then(|running| idle::measure(running.address, running.pid(), *connections)) {
-                Ok(idle) => all.push((peer.kind, idle)),
-                Err(e) => eprintln!("{} idle connections of {}: {e}", connections, peer.kind.name()),
+            let measured = peer.start(terms).and_then(|running| {
+                let meter = running.meter.as_ref().ok_or(io::ErrorKind::NotFound)?;
+                idle::measure(running.address, meter, *connections)
+            });
+            match measured {
+                Ok(idle) => all.push((peer.name.clone(), idle)),
+                Err(e) => eprintln!("{} idle connections of {}: {e}", connections, peer.name),
             }
         }
     }
@@ -314,15 +287,15 @@ fn count_syscalls(peers: &[Peer], tables: &mut [Table], terms: &Terms, args: &Co
     let running = start_all(peers, terms)?;
     for table in tables {
         for row in &mut table.rows {
-            let Some((_, peer)) = running.iter().find(|(kind, _)| *kind == row.kind) else { continue };
-            if peer.pid().is_none() || (row.kind == Kind::Floor && !table.workload.has_floor()) {
+            let Some(peer) = running.iter().find(|peer| peer.name == row.name) else { continue };
+            let Some(meter) = peer.meter.as_ref().filter(|_| row.role != Role::Floor || table.workload.has_floor()) else {
                 continue;
-            }
+            };
             let mut spec = table.workload.spec(peer.address, Duration::from_secs_f64(args.seconds.min(1.5)), args.routes);
             spec.warmup = Duration::from_millis(200);
-            match sample_syscalls(&spec, Who::Processes(&peer.pids()), &terms.directory) {
+            match sample_syscalls(&spec, Who::Processes(&meter.pids()), &terms.directory) {
                 Ok(counted) => row.syscalls = Some(counted),
-                Err(e) => eprintln!("syscalls of {}: {e}", row.kind.name()),
+                Err(e) => eprintln!("syscalls of {}: {e}", row.name),
             }
             peer.empty_logs();
         }

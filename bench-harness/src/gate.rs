@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use crate::args::GateArgs;
 use crate::children::{Scratch, free_address};
-use crate::compare::{ringway_program, sample_syscalls, start_backend};
+use crate::compare::{sample_syscalls, start_backend};
 use crate::load;
-use crate::peers::{Kind, Peer, Running, Terms, connections};
+use crate::peers::{Peer, Running, Terms, connections, kind, ringway_program};
 use crate::procfs;
 use crate::sys;
 use crate::syscalls::{Counts, Who};
@@ -38,8 +38,9 @@ pub fn gate(args: &GateArgs) -> io::Result<()> {
     sys::pin(args.load_cpu)?;
     let mut broken = Vec::new();
     for (name, budget) in budgets.as_object().into_iter().flatten() {
-        let kind = if budget["driver"] == "epoll" { Kind::RingwayEpoll } else { Kind::Ringway };
-        let running = Peer::find(kind, &program).map_err(io::Error::other)?.start(&terms)?;
+        let driver = if budget["driver"] == "epoll" { "ringway-epoll" } else { "ringway" };
+        let kind = kind(driver).ok_or_else(|| io::Error::other("no such peer"))?;
+        let running = Peer::new(kind, &program).map_err(io::Error::other)?.start(&terms)?;
         let load = workload::pick(budget["workload"].as_str().unwrap_or("c64")).map_err(io::Error::other)?;
         let Some(load) = load.first() else { continue };
         let spec = load.spec(running.address, Duration::from_secs(2), 0);

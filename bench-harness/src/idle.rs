@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::children::nap;
+use crate::meter::Meter;
 use crate::procfs;
 
 /// Memory of a peer with so many idle connections.
@@ -25,12 +26,12 @@ impl Idle {
     }
 }
 
-/// Opens `connections`, asks once on each, and looks at the memory of the process tree under `root`.
+/// Opens `connections`, asks once on each, and looks at the memory of what `meter` stands for.
 ///
 /// # Errors
 /// Where a connection can't be made or its answer does not come.
-pub fn measure(address: SocketAddr, root: Option<u32>, connections: usize) -> io::Result<Idle> {
-    let kib = || procfs::proportional_kib(&root.map(procfs::tree).unwrap_or_default());
+pub fn measure(address: SocketAddr, meter: &Meter, connections: usize) -> io::Result<Idle> {
+    let kib = || procfs::proportional_kib(&meter.pids());
     // One request first: it is answered when the whole tree is there.
     ask(address)?;
     let before_kib = kib();

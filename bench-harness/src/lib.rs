@@ -2,25 +2,30 @@
 //!
 //! Top to bottom: `compare`, `gate` and `smoke` are what a user runs; `peers` writes each proxy's configuration and starts it;
 //! `load` drives
-//! requests through it; `procfs` and `syscalls` measure what it cost; `stats` and `report` say what that means. `sys` holds
-//! every `unsafe`.
+//! requests through it; `audit` sees that it kept the terms; `meter`, `procfs` and `syscalls` measure what it cost; `stats` and
+//! `report` say what that means. `sys` and `ring` hold every `unsafe`.
 // In a test a failed unwrap is the report.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod args;
+pub mod audit;
 pub mod backend;
 pub mod chart;
 pub mod children;
 pub mod client;
 pub mod compare;
+pub mod date;
 pub mod floor;
+pub mod floor_ring;
 pub mod gate;
 pub mod host;
 pub mod idle;
 pub mod load;
+pub mod meter;
 pub mod peers;
 pub mod procfs;
 pub mod report;
+pub mod ring;
 pub mod smoke;
 pub mod stats;
 pub mod sys;

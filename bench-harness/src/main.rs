@@ -4,8 +4,8 @@ use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bench_harness::args::{Action, Cli, FloorArgs, ListenArgs, LoadArgs};
-use bench_harness::{backend, compare, floor, gate, load, smoke, stats, sys};
+use bench_harness::args::{Action, Cli, FloorArgs, FloorDriver, ListenArgs, LoadArgs};
+use bench_harness::{backend, compare, floor, floor_ring, gate, load, smoke, stats, sys};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -41,7 +41,10 @@ fn run_backend(args: &ListenArgs) -> io::Result<()> {
 
 fn run_floor(args: &FloorArgs) -> io::Result<()> {
     let (listener, until) = listen(&args.listen)?;
-    floor::forward(&listener, args.upstream, until, &|| false)
+    match args.driver {
+        FloorDriver::Epoll => floor::forward(&listener, args.upstream, until, &|| false),
+        FloorDriver::IoUring => floor_ring::forward(&listener, args.upstream, until, &|| false),
+    }
 }
 
 fn run_load(args: &LoadArgs) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::compare::{Row, Run, Sample, Table};
-use crate::peers::Kind;
+use crate::peers::{FLOOR, REFERENCE, Role};
 use crate::stats::{Summary, Verdict, judge, paired};
 
 /// Ringway at 64 connections to nginx, CPU per request (the first goal; design.md §6 says how it is judged).
@@ -41,13 +41,19 @@ pub fn markdown(run: &Run) -> String {
         if run.terms.forwarded { "set by all" } else { "set by Ringway only" },
         run.terms.routes + 1,
     );
+    for (peer, _) in run.peers.iter().filter(|(peer, _)| peer.is_attached()) {
+        let _ = writeln!(out, "**{}** {}.\n", peer.name, peer.version);
+    }
+    for fault in &run.faults {
+        let _ = writeln!(out, "**Not on these terms**: {fault}.\n");
+    }
     for table in &run.tables {
         write_table(&mut out, table, run);
     }
     write_idle(&mut out, run);
     let _ = writeln!(out, "## Versions and command\n\n    {}\n", run.command);
     for (peer, _) in &run.peers {
-        let _ = writeln!(out, "- {}: {}", peer.kind.name(), peer.version);
+        let _ = writeln!(out, "- {}: {}", peer.name, peer.version);
     }
     for why in &run.left_out {
         let _ = writeln!(out, "- left out: {why}");
@@ -68,9 +74,9 @@ fn write_idle(out: &mut String, run: &Run) {
         "ahead is in its total, not in its bytes per connection.\n\n| | connections | MB before | MB with them | bytes each |\n",
     );
     out.push_str("|---|--:|--:|--:|--:|\n");
-    for (kind, idle) in &run.idle {
+    for (name, idle) in &run.idle {
         let mb = |kib: u64| kib as f64 / 1024.0;
-        let (name, each) = (kind.name(), idle.bytes_each());
+        let each = idle.bytes_each();
         let _ = writeln!(
             out,
             "| {name} | {} | {:.1} | {:.1} | {each:.0} |",
@@ -85,7 +91,7 @@ fn write_idle(out: &mut String, run: &Run) {
 /// The floor's spread over its rounds, the worst of all loads in the closed loop.
 pub fn floor_spread(run: &Run) -> Option<f64> {
     let closed = run.tables.iter().filter(|t| t.workload.rate.is_none());
-    let spreads = closed.filter_map(|t| Some(Summary::of(cpu(row(t, Kind::Floor)?).into_iter().flatten())?.spread()));
+    let spreads = closed.filter_map(|t| Some(Summary::of(cpu(row(t, FLOOR)?).into_iter().flatten())?.spread()));
     spreads.reduce(f64::max)
 }
 
@@ -115,7 +121,7 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
         write_row(out, row, table);
     }
     out.push('\n');
-    for row in table.rows.iter().filter(|r| r.kind.is_ringway()) {
+    for row in table.rows.iter().filter(|r| r.role == Role::Ringway) {
         if let Some(text) = verdict(row, table, run) {
             let _ = writeln!(out, "{text}\n");
         }
@@ -127,7 +133,7 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
             kinds.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
             let kinds: Vec<String> = kinds.into_iter().map(|(kind, n)| format!("{kind} {:.2}", per(*n))).collect();
             let sqes = counts.sqes.filter(|n| *n > 0).map_or(String::new(), |n| format!("; ring operations {:.2}", per(n)));
-            let _ = writeln!(out, "- {} per request ({}): {}{sqes}", row.kind.name(), counts.tool, kinds.join(", "));
+            let _ = writeln!(out, "- {} per request ({}): {}{sqes}", row.name, counts.tool, kinds.join(", "));
         }
     }
     out.push('\n');
@@ -136,15 +142,15 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
 fn write_row(out: &mut String, row: &Row, table: &Table) {
     let measured = row.rounds.iter().flatten().count();
     if measured == 0 {
-        let _ = writeln!(out, "| {} | 0 | not measured |", row.kind.name());
+        let _ = writeln!(out, "| {} | 0 | not measured |", row.name);
         return;
     }
-    let name = if row.kind == Kind::Direct { "direct (the backend's own)" } else { row.kind.name() };
+    let name = if row.role == Role::Direct { "direct (the backend's own)" } else { &row.name };
     let wide = |figure: &dyn Fn(&Sample) -> f64| Summary::of(row.figures(figure).into_iter().flatten());
     let median =
         |figure: &dyn Fn(&Sample) -> f64, digits: usize| wide(figure).map_or("–".into(), |s| format!("{:.digits$}", s.median));
-    let to = |kind: Kind, figure: &dyn Fn(&Sample) -> f64| {
-        let other = self::row(table, kind).filter(|_| row.kind != Kind::Direct)?;
+    let to = |name: &str, figure: &dyn Fn(&Sample) -> f64| {
+        let other = self::row(table, name).filter(|_| row.role != Role::Direct)?;
         paired(&row.figures(figure), &other.figures(figure))
     };
     let ratio = |r: Option<Summary>| r.map_or("–".into(), |r| format!("{:.2} ({:.2}–{:.2})", r.median, r.min, r.max));
@@ -154,9 +160,9 @@ fn write_row(out: &mut String, row: &Row, table: &Table) {
         "| {name} | {measured} | {all} | {} | {} | {} | {} | {} | {} % | {} | {} | {} |",
         median(&|s| s.cpu[1], 2),
         median(&|s| s.cpu[2], 1),
-        ratio(to(Kind::Nginx, &|s| s.cpu[0])),
-        to(Kind::Nginx, &|s| s.cpu[1]).map_or("–".into(), |r| format!("{:.2}", r.median)),
-        ratio(to(Kind::Floor, &|s| s.cpu[0])),
+        ratio(to(REFERENCE, &|s| s.cpu[0])),
+        to(REFERENCE, &|s| s.cpu[1]).map_or("–".into(), |r| format!("{:.2}", r.median)),
+        ratio(to(FLOOR, &|s| s.cpu[0])),
         median(&|s| s.busy * 100.0, 0),
         median(&|s| s.rate, 0),
         median(&|s| s.service[0], 0),
@@ -174,7 +180,7 @@ fn verdict(row: &Row, table: &Table, run: &Run) -> Option<String> {
     if table.workload.name != "c64" {
         return None;
     }
-    let (nginx, floor) = (self::row(table, Kind::Nginx)?, self::row(table, Kind::Floor));
+    let (nginx, floor) = (self::row(table, REFERENCE)?, self::row(table, FLOOR));
     let noisy = floor_spread(run).is_none_or(|spread| spread > run.noise_bound);
     let to_floor = floor.and_then(|floor| paired(&cpu(row), &cpu(floor)));
     let all = judge(paired(&cpu(row), &cpu(nginx))?, GOAL, to_floor, FLOOR_GOAL, noisy);
@@ -188,14 +194,14 @@ fn verdict(row: &Row, table: &Table, run: &Run) -> Option<String> {
     Some(format!(
         "{}: at most {GOAL} of nginx's CPU per request (or {FLOOR_GOAL} of the floor's): **{}**; \
          at most {USER_GOAL} of nginx's user time: **{}**.",
-        row.kind.name(),
+        row.name,
         word(all),
         word(user)
     ))
 }
 
-fn row(table: &Table, kind: Kind) -> Option<&Row> {
-    table.rows.iter().find(|row| row.kind == kind && row.rounds.iter().any(Option::is_some))
+fn row<'a>(table: &'a Table, name: &str) -> Option<&'a Row> {
+    table.rows.iter().find(|row| row.name == name && row.rounds.iter().any(Option::is_some))
 }
 
 fn cpu(row: &Row) -> Vec<Option<f64>> {
@@ -207,7 +213,10 @@ pub fn json(run: &Run) -> Value {
     let peers: Vec<Value> = run
         .peers
         .iter()
-        .map(|(p, config)| json!({"name": p.kind.name(), "program": p.program, "version": p.version, "configuration": config}))
+        .map(|(p, config)| {
+            json!({"name": p.name, "program": p.program, "version": p.version, "configuration": config,
+                "configured_by_harness": !p.is_attached()})
+        })
         .collect();
     json!({
         "date": run.date,
@@ -224,7 +233,8 @@ pub fn json(run: &Run) -> Value {
         "seconds": run.seconds,
         "peers": peers,
         "left_out": run.left_out,
-        "idle": run.idle.iter().map(|(kind, i)| json!({"peer": kind.name(), "connections": i.connections,
+        "not_on_these_terms": run.faults,
+        "idle": run.idle.iter().map(|(name, i)| json!({"peer": name, "connections": i.connections,
             "before_kib": i.before_kib,            "after_kib": i.after_kib, "bytes_each": i.bytes_each()})).collect::<Vec<_>>(),
         "workloads": run.tables.iter().map(table_json).collect::<Vec<_>>(),
     })
@@ -235,8 +245,8 @@ fn table_json(table: &Table) -> Value {
         .rows
         .iter()
         .map(|r| {
-            let ratio = |kind, figure: fn(&Sample) -> f64| {
-                let ratio = paired(&r.figures(figure), &row(table, kind)?.figures(figure))?;
+            let ratio = |name, figure: fn(&Sample) -> f64| {
+                let ratio = paired(&r.figures(figure), &row(table, name)?.figures(figure))?;
                 Some(json!({"median": ratio.median, "min": ratio.min, "max": ratio.max, "rounds": ratio.rounds}))
             };
             let syscalls = r
@@ -244,10 +254,10 @@ fn table_json(table: &Table) -> Value {
                 .as_ref()
                 .map(|(c, requests)| json!({"tool": c.tool, "requests": requests, "calls": c.kinds, "ring_operations": c.sqes}));
             json!({
-                "peer": r.kind.name(),
-                "cpu_to_nginx": ratio(Kind::Nginx, |s| s.cpu[0]),
-                "user_to_nginx": ratio(Kind::Nginx, |s| s.cpu[1]),
-                "cpu_to_floor": ratio(Kind::Floor, |s| s.cpu[0]),
+                "peer": r.name,
+                "cpu_to_nginx": ratio(REFERENCE, |s| s.cpu[0]),
+                "user_to_nginx": ratio(REFERENCE, |s| s.cpu[1]),
+                "cpu_to_floor": ratio(FLOOR, |s| s.cpu[0]),
                 "rounds": r.rounds.iter().map(|s| s.as_ref().map(sample_json)).collect::<Vec<_>>(),
                 "syscalls": syscalls,
             })

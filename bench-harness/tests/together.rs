@@ -9,11 +9,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bench_harness::load::{self, Errors, Spec};
-use bench_harness::{backend, floor, sys};
+use bench_harness::{backend, floor, floor_ring, sys};
 
 struct Stage {
     direct: SocketAddr,
-    floor: SocketAddr,
+    floors: [SocketAddr; 2],
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<std::io::Result<()>>>,
 }
@@ -22,15 +22,16 @@ impl Stage {
     fn new() -> Self {
         let any = "127.0.0.1:0".parse().unwrap();
         let until = Instant::now() + Duration::from_secs(20);
-        let (back, front) = (sys::listen(any).unwrap(), sys::listen(any).unwrap());
-        let (direct, floor) = (back.local_addr().unwrap(), front.local_addr().unwrap());
+        let [back, epoll, ring] = [(); 3].map(|()| sys::listen(any).unwrap());
+        let [direct, floors @ ..] = [&back, &epoll, &ring].map(|listener| listener.local_addr().unwrap());
         let stop = Arc::new(AtomicBool::new(false));
-        let (a, b) = (stop.clone(), stop.clone());
+        let (a, b, c) = (stop.clone(), stop.clone(), stop.clone());
         let threads = vec![
             thread::spawn(move || backend::serve(&back, until, &|| a.load(Ordering::Relaxed))),
-            thread::spawn(move || floor::forward(&front, direct, until, &|| b.load(Ordering::Relaxed))),
+            thread::spawn(move || floor::forward(&epoll, direct, until, &|| b.load(Ordering::Relaxed))),
+            thread::spawn(move || floor_ring::forward(&ring, direct, until, &|| c.load(Ordering::Relaxed))),
         ];
-        Self { direct, floor, stop, threads }
+        Self { direct, floors, stop, threads }
     }
 }
 
@@ -52,7 +53,7 @@ fn short(target: SocketAddr, path: &str, bytes: u64) -> Spec {
 fn every_mode_is_answered_without_an_error() {
     let stage = Stage::new();
     let post = |target| Spec { method: "POST".into(), body_bytes: 4096, ..short(target, "/", 13) };
-    for target in [stage.direct, stage.floor] {
+    for target in [stage.direct, stage.floors[0], stage.floors[1]] {
         let modes = [
             ("small", short(target, "/", 13)),
             ("1 MB", short(target, "/bytes/1048576", 1 << 20)),
@@ -65,7 +66,7 @@ fn every_mode_is_answered_without_an_error() {
         ];
         for (name, spec) in modes {
             let outcome = load::run(&spec, &mut |_| {}).unwrap();
-            assert!(outcome.requests > 10, "{name}: {} requests", outcome.requests);
+            assert!(outcome.requests > 10, "{name} at {target}: {} requests", outcome.requests);
             assert_eq!((outcome.errors, outcome.reopened), (Errors::default(), 0), "{name}");
             assert_eq!(outcome.service.len(), outcome.requests, "{name}");
         }

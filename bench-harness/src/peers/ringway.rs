@@ -1,0 +1,47 @@
+//! Ringway on either driver, and an earlier Ringway beside it.
+
+use super::install::Source;
+use super::{Kind, Role, Site, Terms};
+
+/// On io_uring.
+pub(super) static RING: Kind = Kind { name: "ringway", ..BASE };
+/// On epoll.
+pub(super) static EPOLL: Kind = Kind { name: "ringway-epoll", configure: epoll, ..BASE };
+/// An earlier one, on io_uring.
+pub(super) static BEFORE: Kind = Kind { name: "before", ..GIVEN };
+/// The same on epoll.
+pub(super) static BEFORE_EPOLL: Kind = Kind { name: "before-epoll", configure: epoll, ..GIVEN };
+
+const BASE: Kind = Kind {
+    role: Role::Ringway,
+    source: Source::Ringway,
+    given: |programs| programs.ringway.as_deref(),
+    configure: |site, terms| text(site, terms, "io_uring"),
+    command: |command, site, _| {
+        command.arg("run").arg("-c").arg(&site.config);
+    },
+    routes: true,
+    always_forwards: true,
+    ..Kind::BASE
+};
+
+const GIVEN: Kind = Kind { source: Source::Given, given: |programs| programs.before.as_deref(), ..BASE };
+
+fn epoll(site: &Site, terms: &Terms) -> String {
+    text(site, terms, "epoll")
+}
+
+fn text(site: &Site, terms: &Terms, driver: &str) -> String {
+    let (listen, control) = (site.listen, site.control);
+    let log = site.log.as_ref().map_or("\"off\"".into(), |log| format!("{{path: \"{}\", format: combined}}", log.display()));
+    let many: String =
+        (0..terms.routes).map(|n| format!("  - {{id: m{n}, uri: /many/{n:06}/*, upstream_id: bench}}\n")).collect();
+    format!(
+        "gateway:\n  workers: {{count: 1, cpus: \"{}\", driver: {driver}}}\n  listeners:\n    - {{address: \"{listen}\"}}\n  \
+         control: {{address: \"{control}\"}}\n  access_log: {log}\n  keepalive: {{requests: 1000000}}\n\
+         upstreams:\n  - id: bench\n    type: roundrobin\n    \
+         keepalive_pool: {{size: 512, requests: 1000000}}\n    nodes: {{\"{}\": 1}}\n\
+         routes:\n  - id: bench\n    uri: /*\n    upstream_id: bench\n{many}",
+        terms.cpu, terms.upstream
+    )
+}

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup run test build check fmt lint bench clean
+.PHONY: help setup run test build check fmt lint gate bench clean
 
 help:          ## what there is
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -28,6 +28,11 @@ fmt:           ## format
 
 lint: setup    ## clippy, warnings denied
 	cargo clippy --workspace --all-targets -- -D warnings
+
+gate:          ## what a request costs in system calls, ring operations and instructions, against budgets; no clock is read
+	@.ci/setup strace valgrind
+	cargo build --release -p ringway -p bench-harness
+	target/release/bench-harness gate --ringway target/release/ringway --all
 
 bench: setup   ## the gateway beside nginx and HAProxy (docs/performance.md)
 	cargo build --release --workspace

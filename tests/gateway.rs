@@ -253,6 +253,37 @@ fn a_drain_ends_what_is_begun_and_nothing_else() {
 }
 
 #[test]
+fn the_time_inside_the_worker_is_taken_of_some_requests() {
+    for driver in drivers() {
+        let upstream = Upstream::echoing();
+        let resources = format!(
+            "routes:\n  - {{uri: /slow, plugins: {{fault-injection: {{delay: {{duration: 0.02}}}}}}, upstream: {0}}}\n  - {{uri: /*, upstream: {0}}}",
+            upstream.nodes()
+        );
+        let gateway = Gateway::start(driver, "", &resources);
+        let mut client = gateway.connect();
+        let mut ask = |path: &str, times| {
+            for _ in 0..times {
+                client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+                assert_eq!(client.answer().status, 200);
+            }
+        };
+        let taken = || gateway.metric("ringway_request_inside_seconds_count{worker=\"0\"}");
+        ask("/", 200);
+        assert_eq!(taken(), 3, "{driver}: one of 64");
+        ask("/slow", 64);
+        assert_eq!(taken(), 3, "{driver}: what a plugin holds up is not the worker's");
+        let page = control(&gateway, "/metrics");
+        let within = |bound: &str| {
+            let series = format!("ringway_request_inside_seconds_bucket{{worker=\"0\",le=\"{bound}\"}} ");
+            page.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok()).unwrap()
+        };
+        assert_eq!(within("+Inf"), 3, "{page}");
+        assert!(within("0.000005") <= within("0.01"), "{page}");
+    }
+}
+
+#[test]
 fn a_wrong_file_is_shown_whole_with_places_and_suggestions() {
     let scratch = Scratch::new();
     let file = scratch.file(

@@ -54,15 +54,26 @@ fn traffic_split_divides_by_conditions_and_weights() {
 fn an_upstream_inside_a_plugin_is_checked_like_any_other() {
     let upstream = Upstream::named("x");
     let gateway = Gateway::start("epoll", "", &format!("routes: [{{uri: /*, upstream: {}}}]", upstream.nodes()));
-    let file = gateway.scratch.file(
-        "bad.yaml",
+    let check = |text: &str| {
+        let file = gateway.scratch.file("bad.yaml", text);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringway")).args(["check", "-c"]).arg(file).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let told = check(
         "routes:\n  - uri: /*\n    plugins:\n      traffic-split:\n        rules:\n          - match: [{vars: [[arg_a, \"=~\", 1]]}]\n            \
          weighted_upstreams:\n              - upstream: {nods: {\"127.0.0.1:1\": 1}, type: roundrobbin}\n              - upstream_id: 9\n",
     );
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ringway")).args(["check", "-c"]).arg(file).output().unwrap();
-    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert_eq!(output.status.code(), Some(1));
     for part in ["unknown key `nods`", "did you mean", "unknown balancer `roundrobbin`", "`9` does not exist", ":8:"] {
+        assert!(told.contains(part), "{part}:\n{told}");
+    }
+    let told = check(
+        "routes:\n  - uri: /*\n    upstream: {nodes: {\"127.0.0.1:1\": 1}}\n    plugins:\n      traffic-split:\n        \
+         rules: [{match: {vars: []}, weighted_upstreams: [{upstream_id: [1]}]}]\n",
+    );
+    for part in
+        ["rules/0/match: expected a list of objects with `vars`", "upstreams/0/upstream_id: expected the id of an upstream"]
+    {
         assert!(told.contains(part), "{part}:\n{told}");
     }
     assert_eq!(upstream.connections.load(Ordering::SeqCst), 0);

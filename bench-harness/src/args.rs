@@ -23,7 +23,7 @@ pub enum Action {
     Compare(CompareArgs),
     /// A comparison of less than two minutes that only shows that everything works; judges nothing.
     Smoke(SmokeArgs),
-    /// Check syscalls and ring operations per request against recorded budgets; no clock is read.
+    /// Check syscalls, ring operations and instructions per request against recorded budgets; no clock is read.
     Gate(GateArgs),
     /// Send requests to one address and print rates and latencies.
     Load(LoadArgs),
@@ -163,6 +163,9 @@ pub struct GateArgs {
     /// The budgets.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/budgets.json"))]
     pub budgets: PathBuf,
+    /// Fails where something can't be counted, instead of leaving it out.
+    #[arg(long)]
+    pub all: bool,
     /// CPU of the proxy.
     #[arg(long, default_value_t = 0)]
     pub proxy_cpu: usize,

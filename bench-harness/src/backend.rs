@@ -1,6 +1,7 @@
 //! The upstream everybody is measured against: HTTP/1.1 with keepalive and pipelining on one epoll thread.
 //!
-//! `GET /` gives 13 octets, `/bytes/N` gives N, `/echo` the head of the request, any request's body is drained first and its length said in `X-Received`.
+//! `GET /` gives 13 octets, `/bytes/N` gives N, `/echo` the head of the request, any request's body is drained first and its
+//! length said in `X-Received`.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,4 +1,5 @@
-//! The gate that reads no clock: which syscalls, and how many ring operations, a request costs in steady state.
+//! The gate that reads no clock: which syscalls, how many ring operations and how many instructions a request costs in steady
+//! state.
 
 use std::fs;
 use std::io;
@@ -9,6 +10,7 @@ use serde_json::Value;
 use crate::args::GateArgs;
 use crate::children::{Scratch, free_address};
 use crate::compare::{sample_syscalls, start_backend};
+use crate::instructions::{self, Counted};
 use crate::load;
 use crate::peers::{Peer, Running, Terms, connections, kind, ringway_program};
 use crate::procfs;
@@ -48,6 +50,14 @@ pub fn gate(args: &GateArgs) -> io::Result<()> {
         let (counts, requests) = sample_syscalls(&spec, Who::Thread(worker), &terms.directory)?;
         print_counts(name, load.name, &counts, requests);
         broken.extend(check(name, budget, &counts, requests));
+        drop(running);
+        if let Some(limit) = budget["instructions_per_request"].as_f64() {
+            match instructions::can_count() {
+                true => broken.extend(check_instructions(name, limit, instructions::count(&program, load, &terms)?)),
+                false if args.all => broken.push(format!("{name}: instructions can't be counted: install valgrind")),
+                false => println!("  instructions: left out, valgrind is not installed"),
+            }
+        }
     }
     if broken.is_empty() {
         println!("every budget is kept");
@@ -109,6 +119,12 @@ fn check(name: &str, budget: &Value, counts: &Counts, requests: u64) -> Vec<Stri
         broken.push(format!("{name}: ring operations {:.3} per request, budget {limit}", per(n)));
     }
     broken
+}
+
+fn check_instructions(name: &str, limit: f64, counted: Counted) -> Option<String> {
+    let each = counted.instructions as f64 / counted.requests as f64;
+    println!("  instructions     {each:.0} per request in user space ({} requests, callgrind)", counted.requests);
+    (each > limit).then(|| format!("{name}: {each:.0} instructions per request, budget {limit}"))
 }
 
 #[cfg(test)]

@@ -31,10 +31,15 @@ thread_local! {
 
 /// Reads the clock and refreshes the thread's cached time.
 pub fn refresh() -> Tick {
-    let elapsed = origin().0.elapsed();
-    let tick = Tick(elapsed.as_secs().wrapping_mul(NANOS).wrapping_add(u64::from(elapsed.subsec_nanos())));
+    let tick = read();
     NOW.set(tick);
     tick
+}
+
+/// Reads the clock and leaves the thread's cached time as it is.
+pub fn read() -> Tick {
+    let elapsed = origin().0.elapsed();
+    Tick(elapsed.as_secs().wrapping_mul(NANOS).wrapping_add(u64::from(elapsed.subsec_nanos())))
 }
 
 const NANOS: u64 = 1_000_000_000;

@@ -1,6 +1,7 @@
 //! Counters of one worker: plain increments on lines that only their worker writes; the coordinator reads them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::base::limits;
 
@@ -27,6 +28,31 @@ impl Count {
     /// Reads it, from any thread.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Times by size, written by one thread and read by any.
+#[derive(Debug, Default)]
+pub struct Times {
+    counts: [Count; Times::BOUNDS.len() + 1],
+    nanos: Count,
+}
+
+impl Times {
+    /// Upper bounds of the buckets, in seconds; the last bucket has none.
+    pub const BOUNDS: [f64; 11] = [5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2];
+
+    /// Counts a time. Only the owning worker may call it.
+    pub fn note(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let at = Self::BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(Self::BOUNDS.len());
+        self.counts.iter().skip(at).take(1).for_each(|count| count.add(1));
+        self.nanos.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Counts per bucket, not added up, and the sum in seconds.
+    pub fn read(&self) -> ([u64; Self::BOUNDS.len() + 1], f64) {
+        (std::array::from_fn(|at| self.counts.get(at).map_or(0, Count::get)), self.nanos.get() as f64 / 1e9)
     }
 }
 
@@ -112,6 +138,9 @@ pub struct Counters {
     pub loop_lag_us_max: Count,
     /// Longest time that taking a new epoch held the worker up since the last scrape, in microseconds.
     pub epoch_us_max: Count,
+    /// Time that one in [`limits::SAMPLED`] requests spent inside the worker: from the read of its head to its send to the node,
+    /// and from the read of the answer's head to its send to the client.
+    pub inside: Times,
     /// Bytes received from clients.
     pub bytes_in: Count,
     /// Bytes sent to clients.

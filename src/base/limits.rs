@@ -67,6 +67,12 @@ pub const RING_POINTS: u64 = 1 << 20;
 /// Hosts and paths whose failures `api-breaker` remembers, per worker.
 pub const BREAKERS: usize = 50_000;
 
+/// Of so many requests of a worker the time inside it is taken of one.
+pub const SAMPLED: u64 = 64;
+
+/// Bytes of a counter's key that are kept as they are; longer ones are kept as their digest.
+pub const LIMIT_KEY_BYTES: usize = 256;
+
 /// Rules of `traffic-split` whose turns a worker remembers.
 pub const SPLITS: usize = 4096;
 

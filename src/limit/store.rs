@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::base::clock::Tick;
 use crate::base::limits;
@@ -37,7 +38,21 @@ const SHARDS: usize = 64;
 /// A part of the keys; its lock is on lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
-struct Shard(Mutex<HashMap<Box<[u8]>, Arc<Counter>>>);
+struct Shard(Mutex<Keys>);
+
+#[derive(Default)]
+struct Keys {
+    counters: HashMap<Box<[u8]>, Arc<Counter>>,
+    /// When what is over was looked for last.
+    swept: Tick,
+}
+
+/// Keys per shard.
+const ROOM: usize = limits::LIMIT_KEYS / SHARDS;
+/// A full shard is not looked through more often: new keys cost the same however many come.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Of so many keys one that no worker holds a lease of is forgotten.
+const LOOKED_AT: usize = 16;
 
 static STORE: LazyLock<(RandomState, [Shard; SHARDS])> =
     LazyLock::new(|| (RandomState::new(), std::array::from_fn(|_| Shard::default())));
@@ -48,13 +63,57 @@ pub fn counter(key: &[u8], now: Tick) -> Arc<Counter> {
     let at = hasher.hash_one(key) as usize % SHARDS;
     let Some(shard) = shards.get(at) else { return Arc::default() };
     let mut known = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(counter) = known.get(key) {
+    if let Some(counter) = known.counters.get(key) {
         return counter.clone();
     }
-    if known.len() >= limits::LIMIT_KEYS / SHARDS {
-        known.retain(|_, counter| Arc::strong_count(counter) > 1 || counter.lock().until > now);
-        let victim = known.keys().next().filter(|_| known.len() >= limits::LIMIT_KEYS / SHARDS).cloned();
-        victim.map(|victim| known.remove(&victim));
+    known.make_room(now);
+    known.counters.entry(key.into()).or_default().clone()
+}
+
+impl Keys {
+    fn make_room(&mut self, now: Tick) {
+        if self.counters.len() < ROOM {
+            return;
+        }
+        if now >= self.swept.after(SWEEP) {
+            self.swept = now;
+            self.counters.retain(|_, counter| Arc::strong_count(counter) > 1 || counter.lock().until > now);
+        }
+        if self.counters.len() >= ROOM {
+            let mut few = self.counters.iter().take(LOOKED_AT);
+            let free = few.find(|(_, counter)| Arc::strong_count(counter) == 1).map(|(key, _)| key);
+            let victim = free.or_else(|| self.counters.keys().next()).cloned();
+            victim.map(|victim| self.counters.remove(&victim));
+        }
     }
-    known.entry(key.into()).or_default().clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_shard_forgets_what_is_over_and_what_nobody_holds() {
+        let mut keys = Keys::default();
+        let key = |n: usize| n.to_string().into_bytes().into_boxed_slice();
+        let at = |seconds: u64| Tick::default().after(Duration::from_secs(seconds));
+        for n in 0..ROOM {
+            let counter: Arc<Counter> = Arc::default();
+            counter.lock().until = at(if n % 2 == 0 { 5 } else { 50 });
+            keys.counters.insert(key(n), counter);
+        }
+        keys.make_room(at(10));
+        assert_eq!(keys.counters.len(), ROOM / 2, "what is over goes");
+        let held: Vec<Arc<Counter>> = keys.counters.values().cloned().collect();
+        for n in ROOM..ROOM + ROOM / 2 {
+            keys.counters.insert(key(n), Arc::default());
+        }
+        for n in 0..10 {
+            keys.make_room(at(10));
+            assert_eq!(keys.counters.len(), ROOM - 1, "one goes for each that comes, without another sweep");
+            keys.counters.insert(key(10 * ROOM + n), Arc::default());
+        }
+        let left = keys.counters.values().filter(|counter| held.iter().any(|held| Arc::ptr_eq(held, counter))).count();
+        assert!(left + 1 >= held.len(), "what is held stays where others are at hand: {left} of {}", held.len());
+    }
 }

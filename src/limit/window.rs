@@ -31,6 +31,8 @@ struct Lease {
     used: u64,
     left: u64,
     touched: bool,
+    /// It is among the open ones.
+    listed: bool,
 }
 
 #[derive(Default)]
@@ -72,8 +74,8 @@ impl Leases {
             lease.left -= 1;
             return lease.passes(now);
         }
-        let (verdict, opened) = lease.renew(limit, window, now);
-        if opened {
+        let verdict = lease.renew(limit, window, now);
+        if lease.left > 0 && !std::mem::replace(&mut lease.listed, true) {
             self.open.push(at);
         }
         verdict
@@ -85,18 +87,17 @@ impl Leases {
             *self = Self::default();
         }
         let counter = store::counter(key, now);
-        self.list.push(Lease { counter, limit, until: Tick(0), used: 0, left: 0, touched: false });
+        self.list.push(Lease { counter, limit, until: Tick(0), used: 0, left: 0, touched: false, listed: false });
         self.by_key.insert(key.into(), self.list.len() - 1);
         self.list.len() - 1
     }
 }
 
 impl Lease {
-    /// Takes a new lease; whether there is something left of it beside this request's own.
-    fn renew(&mut self, limit: u64, window: Duration, now: Tick) -> (Verdict, bool) {
+    /// Takes a new lease.
+    fn renew(&mut self, limit: u64, window: Duration, now: Tick) -> Verdict {
         let mut counts = self.counter.lock();
-        let was_open = self.left > 0;
-        if was_open && self.until == counts.until {
+        if self.left > 0 && self.until == counts.until {
             counts.used = counts.used.saturating_sub(self.left); // of another limit
         }
         if now >= counts.until {
@@ -107,10 +108,10 @@ impl Lease {
         (self.limit, self.until, self.used, self.left) = (limit, counts.until, counts.used, share);
         drop(counts);
         if share == 0 {
-            return (Verdict { passes: false, remaining: 0, reset: self.until.since(now) }, false);
+            return Verdict { passes: false, remaining: 0, reset: self.until.since(now) };
         }
         self.left -= 1;
-        (self.passes(now), self.left > 0 && !was_open)
+        self.passes(now)
     }
 
     fn passes(&self, now: Tick) -> Verdict {
@@ -124,6 +125,7 @@ impl Lease {
             return true;
         }
         self.end();
+        self.listed = false;
         false
     }
 

@@ -46,6 +46,8 @@ pub struct Ctx<'e> {
     pub body_plan: BodyPlan,
     /// When the request's first byte was read.
     pub started: Tick,
+    /// Time from the read of the request to its send to the node, in nanoseconds, where it was taken; else 0.
+    pub inside_nanos: u32,
     /// Who made the response.
     pub source: Source,
     /// How it ended.
@@ -279,6 +281,7 @@ impl<'e> Ctx<'e> {
             sent: Sent::default(),
             body_plan: BodyPlan::Stream,
             started,
+            inside_nanos: 0,
             source: Source::Gateway,
             reason: Reason::Internal,
             request_bytes: 0,

@@ -5,12 +5,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value as Json, json};
 
 use super::conf::{Field, Shape, field, whole};
 use super::template::Template;
 use super::{Answer, AnswerBody, BuildContext, ConfFault, Ctx, Flow, Phases, Plugin};
 use crate::base::clock;
+use crate::base::limits;
 use crate::limit::window::{self, Verdict};
 use crate::proto::vars::{Var, Vars};
 
@@ -232,7 +234,11 @@ impl Rule {
             Key::Template(_) if many => return None,
             Key::Template(_) => key.extend_from_slice(ctx.remote_text().as_bytes()),
         }
-        Some(key)
+        // Clients may make it long: what is kept of it must not be.
+        match key.len() > limits::LIMIT_KEY_BYTES {
+            true => Some(digest(&SHA256, &key).as_ref().to_vec()),
+            false => Some(key),
+        }
     }
 }
 

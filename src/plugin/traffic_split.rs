@@ -69,7 +69,9 @@ pub fn build(conf: &Json, context: &BuildContext<'_>) -> Result<Arc<dyn Plugin>,
         if entries.len() > ENTRIES {
             faults.push(ConfFault::at(format!("/rules/{at}/weighted_upstreams"), format!("at most {ENTRIES} are allowed")));
         }
-        let mut ways: Vec<Way> = entries.iter().enumerate().map(|(entry, conf)| way(conf, at, entry, context)).collect();
+        let pointer = |entry: usize| format!("/rules/{at}/weighted_upstreams/{entry}");
+        let mut ways: Vec<Way> =
+            entries.iter().enumerate().map(|(entry, conf)| way(conf, at, entry, context, &pointer(entry), &mut faults)).collect();
         if ways.is_empty() {
             ways.push(Way { weight: 1, leads: Leads::Own });
         }
@@ -83,6 +85,9 @@ pub fn build(conf: &Json, context: &BuildContext<'_>) -> Result<Arc<dyn Plugin>,
 
 fn conditions(rule: &Json, pointer: &str, faults: &mut Vec<ConfFault>) -> Vec<Expr> {
     let mut conditions = Vec::new();
+    if rule.get("match").is_some_and(|given| !given.is_array()) {
+        faults.push(ConfFault::at(pointer, "expected a list of objects with `vars`"));
+    }
     for (at, one) in list(rule, "match").iter().enumerate() {
         match one.get("vars").map(Expr::compile) {
             Some(Ok(expr)) => conditions.push(expr),
@@ -96,8 +101,11 @@ fn conditions(rule: &Json, pointer: &str, faults: &mut Vec<ConfFault>) -> Vec<Ex
     conditions
 }
 
-fn way(conf: &Json, rule: usize, entry: usize, context: &BuildContext<'_>) -> Way {
-    let weight = conf.get("weight").and_then(whole).and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1);
+fn way(conf: &Json, rule: usize, entry: usize, context: &BuildContext<'_>, pointer: &str, faults: &mut Vec<ConfFault>) -> Way {
+    let weight = conf.get("weight").and_then(whole).map_or(1, |weight| u32::try_from(weight).unwrap_or(u32::MAX));
+    if conf.get("upstream_id").is_some_and(|id| !id.is_string() && !id.is_number()) {
+        faults.push(ConfFault::at(format!("{pointer}/upstream_id"), "expected the id of an upstream, a text or a number"));
+    }
     let leads = match target(conf, rule, entry, context.item) {
         None => Leads::Own,
         Some(identity) => match (context.upstream)(&identity) {

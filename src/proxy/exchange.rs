@@ -116,18 +116,18 @@ impl<'e> Exchange<'e> {
                 if let Some(limit) = ctx.body_limit {
                     self.upload.set_limit(limit);
                 }
-                answer
+                answer.map(Box::new)
             }
             None => match cold(self.global_phases(ctx)).await {
                 None => {
                     ctx.reason = Reason::NoRoute;
-                    Some(no_route())
+                    Some(Box::new(no_route()))
                 }
-                answer => answer,
+                answer => answer.map(Box::new),
             },
         };
         match (ended, self.route) {
-            (Some(answer), _) => cold(self.answer(ctx, answer)).await,
+            (Some(answer), _) => cold(self.answer(ctx, *answer)).await, // boxed: none is there while a node is asked
             (None, Some(route)) => self.proxy(ctx, route).await,
             (None, None) => cold(self.answer(ctx, Answer::page(500))).await,
         }

@@ -1,6 +1,7 @@
 //! The upstream's part of an exchange: picking nodes, trying them, delivering the answer. APISIX request.md §3.8.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::attempt::Deadlines;
 use super::conn_h1::After;
@@ -30,7 +31,7 @@ pub(super) enum Failure {
     /// The client's side.
     Client(Error),
     /// A plugin ended the request in `before_proxy`.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// No node could be picked.
     NoNode(u16),
     /// A limit was met.
@@ -78,13 +79,14 @@ impl<'e> Exchange<'e> {
         {
             return cold(self.body_failed(ctx, error)).await;
         }
-        match self.reach(ctx, spec, websocket, &deadlines).await {
-            Ok((picked, up)) if ctx.response.status == 101 => {
-                cold(self.upgraded(ctx, spec, picked, up, websocket, &deadlines)).await
-            }
-            Ok((picked, up)) => self.deliver(ctx, spec, picked, up, &deadlines).await,
-            Err(failure) => cold(self.failed(ctx, failure)).await,
+        let (picked, up) = match self.reach(ctx, spec, websocket, &deadlines).await {
+            Ok(reached) => reached,
+            Err(failure) => return cold(self.failed(ctx, failure)).await,
+        };
+        if ctx.response.status == 101 {
+            return cold(self.upgraded(ctx, spec, picked, up, websocket, &deadlines)).await;
         }
+        self.deliver(ctx, spec, &picked, up, &deadlines).await
     }
 
     /// The body is to be gathered, or a copy sent elsewhere, before a node is asked.
@@ -120,7 +122,7 @@ impl<'e> Exchange<'e> {
     async fn failed(&mut self, ctx: &mut Ctx<'e>, failure: Failure) -> After {
         match failure {
             Failure::Client(error) => self.body_failed(ctx, error).await,
-            Failure::Answer(answer) => self.answer(ctx, answer).await,
+            Failure::Answer(answer) => self.answer(ctx, *answer).await,
             Failure::NoNode(status) => {
                 ctx.reason = Reason::NoUpstream;
                 self.answer(ctx, Answer::page(status)).await
@@ -142,14 +144,14 @@ impl<'e> Exchange<'e> {
         &mut self,
         ctx: &mut Ctx<'e>,
         spec: &Spec,
-        picked: Picked,
+        picked: &Picked,
         mut up: Box<Connection>,
         deadlines: &Deadlines,
     ) -> After {
         ctx.source = Source::Upstream;
         let head_at = clock::now();
         if spec.stickiness.is_some() {
-            bind(ctx, spec, picked);
+            bind(ctx, spec, *picked);
         }
         self.filter_head(ctx);
         let buffering = self.view.snapshot.gateway.buffering;
@@ -206,6 +208,10 @@ impl<'e> Exchange<'e> {
             Ok(body) => body,
             Err(error) => return Done::broken(cold(self.bad_gateway(ctx, error)).await),
         };
+        if ctx.inside_nanos > 0 {
+            let before = Duration::from_nanos(u64::from(ctx.inside_nanos));
+            self.core.counters.inside.note(before + clock::read().since(clock::now()));
+        }
         let upload = &mut self.upload;
         let streamed =
             relay::stream(ctx, self.down, up, upload, &mut body, Straight(manner.framing), outbox, out, deadlines).await;

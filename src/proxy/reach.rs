@@ -41,7 +41,7 @@ impl<'e> Exchange<'e> {
             cold(self.say_continue(ctx, deadlines)).await.map_err(Failure::Client)?;
         }
         loop {
-            let picked = match self.pick(ctx, spec, &tried, false) {
+            let mut picked = match self.pick(ctx, spec, &tried, false) {
                 Choice::Node(picked) => picked,
                 Choice::Full(queue) => cold(self.wait_for_node(ctx, spec, &tried, &queue)).await?,
                 Choice::Nobody => return Err(nobody(spec, &tried)),
@@ -53,8 +53,8 @@ impl<'e> Exchange<'e> {
             if self.takes_part(Phases::BEFORE_PROXY) {
                 self.before_proxy(ctx).await?;
             }
-            let error = match self.try_node(ctx, spec, picked, websocket, deadlines).await {
-                Ok(reached) => return Ok(reached),
+            let error = match self.try_node(ctx, spec, &mut picked, websocket, deadlines).await {
+                Ok(up) => return Ok((picked, up)),
                 Err(error) => error,
             };
             if error.side == Side::Downstream {
@@ -165,7 +165,7 @@ impl<'e> Exchange<'e> {
         let own = own_chain(&self.merged, self.route);
         for chain in [Some(&self.view.snapshot.global), own].into_iter().flatten() {
             if let Some(answer) = phase(chain, Phases::BEFORE_PROXY, ctx).await {
-                return Err(Failure::Answer(answer));
+                return Err(Failure::Answer(Box::new(answer)));
             }
         }
         Ok(())
@@ -183,15 +183,15 @@ impl<'e> Exchange<'e> {
     }
 
     /// One try at a node: a pooled connection if there is one, else a fresh one. A pooled one that turns out to be closed is
-    /// no try of its own, where the request may be repeated.
+    /// no try of its own, where the request may be repeated. Another address of the node may turn out to be the better one.
     async fn try_node(
         &mut self,
         ctx: &mut Ctx<'e>,
         spec: &'e Arc<Spec>,
-        mut picked: Picked,
+        picked: &mut Picked,
         websocket: bool,
         deadlines: &Deadlines,
-    ) -> Result<(Picked, Box<Connection>), Error> {
+    ) -> Result<Box<Connection>, Error> {
         let started = clock::now();
         let mut look = true; // at the pool
         loop {
@@ -200,15 +200,15 @@ impl<'e> Exchange<'e> {
             let mut up = match pooled {
                 Some(up) => up,
                 None => {
-                    let (at, up) = cold(self.connect(ctx, spec, picked, deadlines)).await?;
-                    picked = at;
+                    let (at, up) = cold(self.connect(ctx, spec, *picked, deadlines)).await?;
+                    *picked = at;
                     up
                 }
             };
             look = false;
             let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
             let sent_before = up.stream.sent();
-            let result = self.send_request(ctx, spec, picked, &mut up, was_pooled, websocket, deadlines).await;
+            let result = self.send_request(ctx, spec, picked.node, &mut up, was_pooled, websocket, deadlines).await;
             let spent = clock::now().since(started);
             let mut note = Try {
                 node: Some(picked.address),
@@ -223,7 +223,7 @@ impl<'e> Exchange<'e> {
             let mut error = match result {
                 Ok(()) => {
                     ctx.tries.push(note);
-                    return Ok((picked, up));
+                    return Ok(up);
                 }
                 Err(error) => error,
             };
@@ -263,16 +263,19 @@ impl<'e> Exchange<'e> {
         &mut self,
         ctx: &mut Ctx<'e>,
         spec: &Spec,
-        picked: Picked,
+        node: u16,
         up: &mut Connection,
         awaited: bool,
         websocket: bool,
         deadlines: &Deadlines,
     ) -> Result<(), Error> {
-        let mut out =
-            outgoing::write(ctx, spec, picked.node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
+        let mut out = outgoing::write(ctx, spec, node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
         let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
         self.upload.begin(behind_head, &mut out)?;
+        if self.core.counters.requests.get().is_multiple_of(limits::SAMPLED) && clock::now() == ctx.started {
+            // Read at once, and nothing was waited for since: else the thread's time would have moved on.
+            ctx.inside_nanos = u32::try_from(clock::read().since(ctx.started).as_nanos()).unwrap_or(u32::MAX);
+        }
         let gated = self.core.gates_receives();
         attempt::run(ctx, self.down, up, &mut self.upload, out, deadlines, gated, awaited).await
     }

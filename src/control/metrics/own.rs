@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::text::{Exposition, Kind};
-use crate::base::count::{Bound, Counters};
+use crate::base::count::{Bound, Counters, Times};
 use crate::control::fleet::Seat;
 use crate::control::status::Reloads;
 use crate::proto::message::Reason;
@@ -50,6 +50,9 @@ pub fn worker(page: &mut Exposition, seat: &Seat) {
     let switch = seat.counters.epoch_us_max.get() as f64 / 1e6;
     let help = "Longest time that taking a new epoch held the worker up since the last scrape.";
     page.number("ringway_epoch_switch_seconds_max", Kind::Gauge, help, &labels, switch);
+    let (counts, sum) = seat.counters.inside.read();
+    let help = "Time that sampled requests spent inside the worker: head read to upstream send, and answer read to client send.";
+    page.histogram("ringway_request_inside_seconds", help, &labels, &Times::BOUNDS, &counts, sum);
     page.number("ringway_worker_epoch", Kind::Gauge, "Epoch that the worker has acknowledged.", &labels, seat.acked() as f64);
     for (bound, count) in Bound::ALL.iter().zip(&seat.counters.bounds) {
         let labels = [("worker", index.as_str()), ("limit", bound.name())];

@@ -193,5 +193,5 @@ pub fn version(program: &Path, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).output().ok()?;
     let text = [output.stdout, output.stderr].concat();
     let line = String::from_utf8_lossy(&text).lines().map(str::trim).find(|line| !line.is_empty())?.to_owned();
-    Some(line.trim_start_matches("nginx version: ").to_owned())
+    Some(line.split_once("version: ").map_or(line.as_str(), |(_, version)| version).to_owned())
 }

@@ -66,7 +66,7 @@ impl Ring {
         let buffers = Buffers::new();
         // SAFETY: the entries are aligned, have room for BUFFERS of them, and live for ever.
         unsafe {
-            ring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS, GROUP, 0)?;
+            ring.submitter().register_buf_ring(buffers.entries as u64, BUFFERS, GROUP)?;
         }
         Ok(Self { ring, buffers, upstream: Box::leak(Box::new(upstream.into())) })
     }

@@ -382,7 +382,8 @@ pub fn churn(target: Target<'_>, id: usize, turns: &AtomicU64) {
                 sys::reset_on_close(connection.stream());
                 connection.send(b"POST /upload/reset HTTP/1.1\r\nHost: load.local\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe")
             }
-            _ => connection.send(b"\x16\x03\x01 no HTTP at all\r\n\r\n"),
+            // Its refusal is waited for: so the gateway sets the pace, and is not buried under what it has no time to accept.
+            _ => connection.send(b"\x16\x03\x01 no HTTP at all\r\n\r\n").and_then(|()| connection.reply().map(drop)),
         };
         nap(THINK);
         turns.fetch_add(1, Ordering::Relaxed);

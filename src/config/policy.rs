@@ -46,14 +46,17 @@ pub(super) static RETRY_BUDGET: Schema = object(
     ],
 );
 
-pub(super) static BOUNDS: Schema = object(
-    "limits",
-    &[
-        f("requests", Ty::Int(1, u32::MAX as i64), "", "Requests under way at one node, and so connections in use."),
-        f("pending", Ty::Int(0, 1_000_000), "1024", "Requests that wait for a node below its limit; further ones get 503."),
-        f("pending_timeout", Ty::Duration, "1s", "How long one waits before it gets 503."),
-    ],
-);
+pub(super) static BOUNDS: Schema = Schema {
+    required: &["requests"],
+    ..object(
+        "limits",
+        &[
+            f("requests", Ty::Int(1, u32::MAX as i64), "", "Requests under way at one node, and so connections in use."),
+            f("pending", Ty::Int(0, 1_000_000), "1024", "Requests that wait for a node below its limit; further ones get 503."),
+            f("pending_timeout", Ty::Duration, "1s", "How long one waits before it gets 503."),
+        ],
+    )
+};
 
 /// Reads the fields of an upstream that fit their tables.
 pub(super) fn read(node: &Node) -> Policy {

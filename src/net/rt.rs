@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
+use crate::base::clock;
 use crate::config::gateway::Driver;
 
 /// What carries a worker's operations.
@@ -123,9 +124,10 @@ impl<F: Future<Output = ()>> Future for Guarded<F> {
     }
 }
 
-/// Sleeps; whole milliseconds, rounded up.
+/// Sleeps; whole milliseconds, rounded up. The thread's time has moved on then.
 pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
+    clock::refresh();
 }
 
 /// Lets every other task, timer and completion have its turn. A task that only wakes itself would starve them: the loop

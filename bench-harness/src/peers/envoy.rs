@@ -6,8 +6,9 @@ use super::install::Source;
 use super::{Kind, Site, Terms};
 
 /// The combined format, in Envoy's words.
-const COMBINED: &str = "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% - - [%START_TIME(%d/%b/%Y:%H:%M:%S %z)%] \"%REQ(:METHOD)% \
-    %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %BYTES_SENT% \"%REQ(REFERER)%\" \"%REQ(USER-AGENT)%\"\n";
+const COMBINED: &str = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% - - [%START_TIME(%d/%b/%Y:%H:%M:%S %z)%] \
+    \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %BYTES_SENT% \"%REQ(REFERER)%\" \
+    \"%REQ(USER-AGENT)%\"\n";
 
 /// Envoy with one worker.
 pub(super) static KIND: Kind = Kind {
@@ -56,13 +57,19 @@ fn manager(site: &Site, terms: &Terms) -> Value {
             "log_format": {"text_format_source": {"inline_string": COMBINED}},
         }})
     });
-    let set = |(name, value): (&str, &str)| json!({"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"});
-    // It sets X-Forwarded-For where it trusts the client's address, and X-Forwarded-Proto always.
+    let set = |(name, value, action): (&str, &str, &str)| {
+        let action = format!("{action}_IF_EXISTS_OR_ADD");
+        json!({"header": {"key": name, "value": value}, "append_action": action})
+    };
+    // It sets X-Forwarded-Proto always. The X-Forwarded-For that `use_remote_address` brings has the host's own address where the
+    // client is on loopback.
     let (added, removed) = if terms.forwarded {
+        let client = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%";
         let added = [
-            ("X-Real-IP", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
-            ("X-Forwarded-Host", "%REQ(:AUTHORITY)%"),
-            ("X-Forwarded-Port", "%DOWNSTREAM_LOCAL_PORT%"),
+            ("X-Real-IP", client, "OVERWRITE"),
+            ("X-Forwarded-For", client, "APPEND"),
+            ("X-Forwarded-Host", "%REQ(:AUTHORITY)%", "OVERWRITE"),
+            ("X-Forwarded-Port", "%DOWNSTREAM_LOCAL_PORT%", "OVERWRITE"),
         ];
         (added.map(set).to_vec(), vec![])
     } else {
@@ -72,7 +79,6 @@ fn manager(site: &Site, terms: &Terms) -> Value {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "bench",
         "codec_type": "HTTP1",
-        "use_remote_address": terms.forwarded,
         "generate_request_id": false,
         "server_header_transformation": "PASS_THROUGH",
         "delayed_close_timeout": "0s",

@@ -100,7 +100,7 @@ pub struct CompareArgs {
     /// Routes `/many/NNNNNN/*` beside the one for everything, for Ringway and nginx; the load `spread` asks for all of them.
     #[arg(long, default_value_t = 0)]
     pub routes: usize,
-    /// Memory with so many idle keepalive connections; separated by commas, none for empty.
+    /// Memory with so many idle keepalive connections; separated by commas, 0 for none.
     #[arg(long, default_value = "1000", value_delimiter = ',')]
     pub idle: Vec<usize>,
     /// Leave out the sample of syscalls.

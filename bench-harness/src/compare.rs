@@ -269,7 +269,7 @@ fn idle_memory(peers: &[Peer], terms: &Terms, args: &CompareArgs) -> Vec<(String
     // What runs already can't be started afresh, so nothing could be said of it before the first connection.
     for peer in peers.iter().filter(|p| p.role.is_proxy() && !p.is_attached()) {
         // Half of the descriptors are for the other end, which is this process.
-        for connections in args.idle.iter().filter(|n| (**n as u64) < terms.connections) {
+        for connections in args.idle.iter().filter(|n| (1..terms.connections).contains(&(**n as u64))) {
             let measured = peer.start(terms).and_then(|running| {
                 let meter = running.meter.as_ref().ok_or(io::ErrorKind::NotFound)?;
                 idle::measure(running.address, meter, *connections)

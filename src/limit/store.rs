@@ -43,16 +43,17 @@ struct Shard(Mutex<Keys>);
 #[derive(Default)]
 struct Keys {
     counters: HashMap<Box<[u8]>, Arc<Counter>>,
-    /// When what is over was looked for last.
+    /// When they were looked through last, and whether workers held leases of all that were left.
     swept: Tick,
+    held: bool,
 }
 
 /// Keys per shard.
 const ROOM: usize = limits::LIMIT_KEYS / SHARDS;
-/// A full shard is not looked through more often: new keys cost the same however many come.
+/// A look through a full shard makes room for so many keys, so that each new one pays for sixteen.
+const FREED: usize = ROOM / 16;
+/// Where all were held there is no other look before this.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Of so many keys one that no worker holds a lease of is forgotten.
-const LOOKED_AT: usize = 16;
 
 static STORE: LazyLock<(RandomState, [Shard; SHARDS])> =
     LazyLock::new(|| (RandomState::new(), std::array::from_fn(|_| Shard::default())));
@@ -75,14 +76,20 @@ impl Keys {
         if self.counters.len() < ROOM {
             return;
         }
-        if now >= self.swept.after(SWEEP) {
+        if !self.held || now >= self.swept.after(SWEEP) {
             self.swept = now;
-            self.counters.retain(|_, counter| Arc::strong_count(counter) > 1 || counter.lock().until > now);
+            let held = |counter: &Arc<Counter>| Arc::strong_count(counter) > 1;
+            self.counters.retain(|_, counter| held(counter) || counter.lock().until > now);
+            let mut more = (self.counters.len() + FREED).saturating_sub(ROOM);
+            self.counters.retain(|_, counter| {
+                let goes = more > 0 && !held(counter);
+                more -= usize::from(goes);
+                !goes
+            });
+            self.held = self.counters.len() >= ROOM;
         }
         if self.counters.len() >= ROOM {
-            let mut few = self.counters.iter().take(LOOKED_AT);
-            let free = few.find(|(_, counter)| Arc::strong_count(counter) == 1).map(|(key, _)| key);
-            let victim = free.or_else(|| self.counters.keys().next()).cloned();
+            let victim = self.counters.keys().next().cloned();
             victim.map(|victim| self.counters.remove(&victim));
         }
     }
@@ -104,16 +111,21 @@ mod tests {
         }
         keys.make_room(at(10));
         assert_eq!(keys.counters.len(), ROOM / 2, "what is over goes");
-        let held: Vec<Arc<Counter>> = keys.counters.values().cloned().collect();
+        let mut held: Vec<Arc<Counter>> = keys.counters.values().cloned().collect();
         for n in ROOM..ROOM + ROOM / 2 {
-            keys.counters.insert(key(n), Arc::default());
+            let counter: Arc<Counter> = Arc::default();
+            counter.lock().until = at(50);
+            keys.counters.insert(key(n), counter);
         }
-        for n in 0..10 {
-            keys.make_room(at(10));
-            assert_eq!(keys.counters.len(), ROOM - 1, "one goes for each that comes, without another sweep");
+        keys.make_room(at(10));
+        assert_eq!(keys.counters.len(), ROOM - FREED, "room for many, though nothing is over");
+        let left = keys.counters.values().filter(|counter| Arc::strong_count(counter) > 1).count();
+        assert_eq!(left, held.len(), "what is held stays");
+        for n in 0..FREED {
             keys.counters.insert(key(10 * ROOM + n), Arc::default());
         }
-        let left = keys.counters.values().filter(|counter| held.iter().any(|held| Arc::ptr_eq(held, counter))).count();
-        assert!(left + 1 >= held.len(), "what is held stays where others are at hand: {left} of {}", held.len());
+        held.extend(keys.counters.values().cloned());
+        keys.make_room(at(20));
+        assert!(keys.held && keys.counters.len() == ROOM - 1, "where all are held one goes all the same");
     }
 }

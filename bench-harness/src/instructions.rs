@@ -45,9 +45,9 @@ pub fn count(program: &Path, load: &Workload, terms: &Terms) -> io::Result<Count
     let running = Peer::new(epoll, &under).map_err(io::Error::other)?.start(terms)?;
     let pid = running.pid().ok_or_else(|| io::Error::other("no process"))?;
     let spec = load::Spec { connections: CONNECTIONS, ..load.spec(running.address, WARM, 0) };
-    answered(&spec)?;
+    load::answered(&spec)?;
     control(pid, "on")?;
-    let requests = answered(&load::Spec { duration: COUNTED, ..spec })?;
+    let requests = load::answered(&load::Spec { duration: COUNTED, ..spec })?;
     control(pid, "off")?;
     sys::signal(pid, libc::SIGINT)?;
     let mut instructions = None;
@@ -73,14 +73,6 @@ fn under_callgrind(program: &Path, counts: &Path, directory: &Path) -> io::Resul
     fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
     Ok(path)
-}
-
-fn answered(spec: &load::Spec) -> io::Result<u64> {
-    let outcome = load::run(spec, &mut |_| {})?;
-    if outcome.requests == 0 || outcome.errors.total() > 0 {
-        return Err(io::Error::other(format!("the load failed: {:?} in {} requests", outcome.errors, outcome.requests)));
-    }
-    Ok(outcome.requests)
 }
 
 fn control(pid: u32, switch: &str) -> io::Result<()> {

@@ -199,6 +199,18 @@ pub fn run(spec: &Spec, mark: &mut dyn FnMut(Mark)) -> io::Result<Outcome> {
     Ok(client.outcome)
 }
 
+/// Runs a load of which every request is to succeed, and gives their number.
+///
+/// # Errors
+/// As [`run`], and where a request failed or none was answered.
+pub fn answered(spec: &Spec) -> io::Result<u64> {
+    let outcome = run(spec, &mut |_| {})?;
+    if outcome.requests == 0 || outcome.errors.total() > 0 {
+        return Err(io::Error::other(format!("the load failed: {:?} in {} requests", outcome.errors, outcome.requests)));
+    }
+    Ok(outcome.requests)
+}
+
 impl<'a> Client<'a> {
     fn new(spec: &'a Spec) -> io::Result<Self> {
         let (epoll, timer) = (Epoll::new()?, Timer::new()?);

@@ -21,7 +21,7 @@ pub fn smoke(args: &SmokeArgs) -> io::Result<()> {
     compare.peers = args.peers.clone();
     compare.no_install = args.peers == "default";
     compare.workloads = "c64,10k,post4k,conn,open".into();
-    (compare.rounds, compare.seconds, compare.warmup) = (2, 0.4, 0.1);
+    (compare.rounds, compare.seconds, compare.warmup) = (2, 0.25, 0.1);
     compare.out = scratch.path().to_owned();
     let run = compare::measure(&compare)?;
     println!("{}", report::markdown(&run));

@@ -44,7 +44,7 @@ pub fn read() -> Tick {
 
 const NANOS: u64 = 1_000_000_000;
 
-/// The thread's cached time; at most as old as its last completed operation.
+/// The thread's cached time; at most as old as its last completed operation or sleep.
 pub fn now() -> Tick {
     let now = NOW.get();
     if now.0 == 0 { refresh() } else { now }

@@ -59,7 +59,7 @@ async fn drain(
     let (until, tunnels_until) = (begun.after(deadline), begun.after(tunnels));
     let mut cut = 0;
     while core.open.get() > 0 {
-        let now = clock::refresh();
+        let now = clock::now();
         let (late, tunnels_late) = (now >= until, now >= tunnels_until);
         if late && tunnels_late {
             break;

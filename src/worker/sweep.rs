@@ -20,7 +20,7 @@ pub async fn run(core: Rc<Core>) {
     let mut due = clock::refresh().after(watch::SWEEP);
     loop {
         rt::sleep(watch::SWEEP).await;
-        let now = clock::refresh();
+        let now = clock::now();
         let late_us = u64::try_from(now.since(due).as_micros()).unwrap_or(u64::MAX);
         if late_us > core.counters.loop_lag_us_max.get() {
             core.counters.loop_lag_us_max.set(late_us);

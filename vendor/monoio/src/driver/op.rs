@@ -69,6 +69,12 @@ pub(crate) trait OpAble {
     fn legacy_interest(&self) -> Option<(super::ready::Direction, usize)>;
     #[cfg(any(feature = "legacy", feature = "poll-io"))]
     fn legacy_call(&mut self) -> io::Result<u32>;
+    /// Ringway: whether a call that gave `n` shows that nothing is left to be read, so that the next one waits for an event
+    /// instead of meeting EAGAIN first.
+    #[cfg(any(feature = "legacy", feature = "poll-io"))]
+    fn legacy_drained(&mut self, _n: u32) -> bool {
+        false
+    }
 }
 
 /// If legacy is enabled and iouring is not, we can expose io interface in a poll-like way.

@@ -91,6 +91,11 @@ impl<T: IoBufMut> OpAble for Recv<T> {
     }
 
     #[cfg(any(feature = "legacy", feature = "poll-io"))]
+    fn legacy_drained(&mut self, n: u32) -> bool {
+        n > 0 && (n as usize) < self.buf.bytes_total()
+    }
+
+    #[cfg(any(feature = "legacy", feature = "poll-io"))]
     #[inline]
     fn legacy_interest(&self) -> Option<(Direction, usize)> {
         self.fd.registered_index().map(|idx| (Direction::Read, idx))

@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::args::CompareArgs;
 use crate::children::{self, Child, Scratch, free_address};
 use crate::idle::{self, Idle};
+use crate::inside::Inside;
 use crate::load::{self, Errors, Mark};
 use crate::meter::Meter;
 use crate::peers::{self, Peer, Role, Running, Terms};
@@ -37,6 +38,8 @@ pub struct Sample {
     pub service: [f64; 4],
     /// From the intended time, µs; open loop only.
     pub scheduled: Option<[f64; 4]>,
+    /// Inside the worker, µs, by Ringway's own histogram: p50, p99.
+    pub inside: Option<[f64; 2]>,
     /// Resident KiB at the end.
     pub resident_kib: u64,
     /// Requests answered.
@@ -224,6 +227,8 @@ fn sample(workload: &Workload, peer: &Running, backend: u32, args: &CompareArgs)
     // The direct path has no process of its own: its row says what the backend costs.
     let meter = peer.meter.clone().unwrap_or(Meter::Tree(backend));
     let (mut pids, mut edges, mut resident_kib) = (Vec::new(), [Cpu::default(); 2], 0);
+    let inside = || Inside::read(peer.metrics?).ok();
+    let before = inside();
     let outcome = load::run(&spec, &mut |mark| {
         if mark == Mark::Begin {
             pids = meter.pids();
@@ -232,6 +237,7 @@ fn sample(workload: &Workload, peer: &Running, backend: u32, args: &CompareArgs)
         resident_kib = procfs::resident_kib(&pids);
     });
     let outcome = outcome.inspect_err(|e| eprintln!("{}: {e}", peer.name)).ok()?;
+    let inside = inside().zip(before).map(|(now, before)| now.since(&before));
     let used = edges[1].since(&edges[0]);
     let requests = outcome.requests.max(1) as f64;
     let quantiles = |h: &_| [0.5, 0.9, 0.99, 0.999].map(|q| stats::micros(h, q));
@@ -241,6 +247,7 @@ fn sample(workload: &Workload, peer: &Running, backend: u32, args: &CompareArgs)
         rate: outcome.rate(),
         service: quantiles(&outcome.service),
         scheduled: outcome.scheduled.as_ref().map(quantiles),
+        inside: inside.and_then(|inside| Some([inside.micros(0.5)?, inside.micros(0.99)?])),
         resident_kib,
         requests: outcome.requests,
         errors: outcome.errors,

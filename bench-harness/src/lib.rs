@@ -20,6 +20,7 @@ pub mod floor_ring;
 pub mod gate;
 pub mod host;
 pub mod idle;
+pub mod inside;
 pub mod instructions;
 pub mod load;
 pub mod meter;

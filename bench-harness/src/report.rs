@@ -127,6 +127,14 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
         }
     }
     for row in &table.rows {
+        let inside = |i: usize| Summary::of(row.rounds.iter().flatten().filter_map(|s| s.inside).map(|inside| inside[i]));
+        if let Some((half, most)) = inside(0).zip(inside(1)) {
+            let (name, half, most, worst) = (&row.name, half.median, most.median, most.max);
+            let _ = writeln!(
+                out,
+                "- {name} inside the worker, one request in 64: p50 {half:.0} µs, p99 {most:.0} µs (at most {worst:.0})"
+            );
+        }
         if let Some((counts, requests)) = &row.syscalls {
             let per = |n: u64| n as f64 / (*requests).max(1) as f64;
             let mut kinds: Vec<(&String, &u64)> = counts.kinds.iter().filter(|(_, n)| per(**n) >= 0.005).collect();
@@ -271,7 +279,8 @@ fn sample_json(s: &Sample) -> Value {
     json!({
         "cpu_us": s.cpu[0], "user_us": s.cpu[1], "kernel_us": s.cpu[2], "busy": s.busy,
         "requests_per_second": s.rate, "requests": s.requests,
-        "service_us": quantiles(s.service), "scheduled_us": s.scheduled.map(quantiles), "resident_kib": s.resident_kib,
+        "service_us": quantiles(s.service), "scheduled_us": s.scheduled.map(quantiles),
+        "inside_us": s.inside.map(|[half, most]| json!({"p50": half, "p99": most})), "resident_kib": s.resident_kib,
         "errors": s.errors.total(), "reopened": s.reopened,
     })
 }

@@ -49,7 +49,7 @@ const BASE: Workload = Workload {
 };
 
 /// All loads.
-pub const ALL: [Workload; 15] = [
+pub const ALL: [Workload; 16] = [
     BASE,
     Workload { name: "c1", title: "keepalive GET, 13 bytes, 1 connection", connections: 1, ..BASE },
     Workload { name: "c16", title: "keepalive GET, 13 bytes, 16 connections", connections: 16, ..BASE },
@@ -71,6 +71,7 @@ pub const ALL: [Workload; 15] = [
         rate: Some(2_000.0),
         ..BASE
     },
+    Workload { name: "open23k", title: "open loop, 23,000 requests/s over 64 connections", rate: Some(23_000.0), ..BASE },
 ];
 
 /// Picks loads by names separated by commas; `default`, `quick` and `all` name sets.

@@ -34,7 +34,7 @@ pub const REFERENCE: &str = "nginx";
 pub const FLOOR: &str = "floor";
 
 /// All kinds, in the order of the report.
-pub static KINDS: [&Kind; 13] = [
+pub static KINDS: [&Kind; 14] = [
     &nginx::PLAIN,
     &nginx::LUA,
     &haproxy::KIND,
@@ -43,6 +43,7 @@ pub static KINDS: [&Kind; 13] = [
     &caddy::KIND,
     &ringway::RING,
     &ringway::EPOLL,
+    &ringway::LIMIT,
     &ringway::BEFORE,
     &ringway::BEFORE_EPOLL,
     &harness::FLOOR,
@@ -207,6 +208,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// What its CPU time is read from; none for the direct path.
     pub meter: Option<Meter>,
+    /// Where a Ringway exports its metrics.
+    pub metrics: Option<SocketAddr>,
     _child: Option<Child>,
     files: Vec<PathBuf>,
     promise: Promise,
@@ -265,6 +268,7 @@ impl Peer {
             role: self.role,
             address,
             meter,
+            metrics: None,
             _child: None,
             files: Vec::new(),
             promise: Promise::default(),
@@ -299,6 +303,7 @@ impl Peer {
             role: self.role,
             address: listen,
             meter: Some(Meter::Tree(child.pid())),
+            metrics: (kind.role == Role::Ringway).then_some(site.control),
             _child: Some(child),
             files: site.log.clone().into_iter().chain([output]).collect(),
             promise: Promise { log: site.log.filter(|_| kind.role.is_proxy()), forwards },

@@ -12,11 +12,14 @@ pub(super) static BEFORE: Kind = Kind { name: "before", ..GIVEN };
 /// The same on epoll.
 pub(super) static BEFORE_EPOLL: Kind = Kind { name: "before-epoll", configure: epoll, ..GIVEN };
 
+/// With limit-count (local policy) and prometheus on, APISIX's published pair.
+pub(super) static LIMIT: Kind = Kind { name: "ringway-limit", configure: limit, ..BASE };
+
 const BASE: Kind = Kind {
     role: Role::Ringway,
     source: Source::Ringway,
     given: |programs| programs.ringway.as_deref(),
-    configure: |site, terms| text(site, terms, "io_uring"),
+    configure: |site, terms| text(site, terms, "io_uring", ""),
     command: |command, site, _| {
         command.arg("run").arg("-c").arg(&site.config);
     },
@@ -28,10 +31,16 @@ const BASE: Kind = Kind {
 const GIVEN: Kind = Kind { source: Source::Given, given: |programs| programs.before.as_deref(), ..BASE };
 
 fn epoll(site: &Site, terms: &Terms) -> String {
-    text(site, terms, "epoll")
+    text(site, terms, "epoll", "")
 }
 
-fn text(site: &Site, terms: &Terms, driver: &str) -> String {
+fn limit(site: &Site, terms: &Terms) -> String {
+    let plugins = "    plugins:\n      limit-count: {count: 2000000000, time_window: 3600, rejected_code: 503, \
+        key: remote_addr, policy: local}\n      prometheus: {}\n";
+    text(site, terms, "io_uring", plugins)
+}
+
+fn text(site: &Site, terms: &Terms, driver: &str, plugins: &str) -> String {
     let (listen, control) = (site.listen, site.control);
     let log = site.log.as_ref().map_or("\"off\"".into(), |log| format!("{{path: \"{}\", format: combined}}", log.display()));
     let many: String =
@@ -41,7 +50,7 @@ fn text(site: &Site, terms: &Terms, driver: &str) -> String {
          control: {{address: \"{control}\"}}\n  access_log: {log}\n  keepalive: {{requests: 1000000}}\n\
          upstreams:\n  - id: bench\n    type: roundrobin\n    \
          keepalive_pool: {{size: 512, requests: 1000000}}\n    nodes: {{\"{}\": 1}}\n\
-         routes:\n  - id: bench\n    uri: /*\n    upstream_id: bench\n{many}",
+         routes:\n  - id: bench\n    uri: /*\n    upstream_id: bench\n{plugins}{many}",
         terms.cpu, terms.upstream
     )
 }

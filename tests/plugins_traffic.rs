@@ -246,3 +246,29 @@ fn limit_count_is_one_count_for_all_workers() {
         assert_eq!(passed, 50, "{driver}: whichever worker takes the connection");
     }
 }
+
+#[test]
+fn the_forwarded_fields_are_ours_whoever_looks_at_them() {
+    let upstream = Upstream::echoing();
+    let limit = "limit-count: {count: 100, time_window: 60, key: remote_addr}, prometheus: {}";
+    let by_host = "limit-count: {count: 1, time_window: 60, key: http_x_forwarded_host, rejected_code: 429}";
+    let copied = format!("{limit}, proxy-rewrite: {{headers: {{set: {{X-Copy: $http_x_forwarded_host}}}}}}");
+    let route = |plugins: &str| format!("routes: [{{uri: /*, plugins: {{{plugins}}}, upstream: {}}}]", upstream.nodes());
+    for driver in drivers() {
+        let gateway = Gateway::start(driver, "", &route(limit));
+        let ask = |host: &str, sent: &str| gateway.ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n{sent}\r\n"));
+        let port = gateway.address.port();
+        for sent in ["", "X-Forwarded-Host: evil\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 1\r\n"] {
+            let head = ask("a.example", sent).text().to_lowercase();
+            for line in ["host: a.example", "proto: http", &format!("port: {port}"), "for: 127.0.0.1"] {
+                assert_eq!(head.matches(&format!("x-forwarded-{line}\r\n")).count(), 1, "{driver}: {line}\n{head}");
+            }
+            assert!(!head.contains("evil"), "{head}");
+        }
+        gateway.reload(&route(&copied));
+        assert!(ask("b.example", "").text().contains("X-Copy: b.example\r\n"), "{driver}: the plugin sees what goes out");
+        gateway.reload(&route(by_host));
+        let statuses = ["c.example", "d.example", "c.example"].map(|host| ask(host, "X-Forwarded-Host: other\r\n").status);
+        assert_eq!(statuses, [200, 200, 429], "{driver}: counted by the field as it goes out");
+    }
+}

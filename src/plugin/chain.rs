@@ -71,6 +71,7 @@ pub struct Entry {
 pub struct Chain {
     entries: Vec<Entry>,
     phases: Phases,
+    reads_forwarded: bool,
 }
 
 /// A route's chain with a consumer's plugins merged in.
@@ -119,7 +120,8 @@ impl Chain {
 
     fn of(entries: Vec<Entry>) -> Self {
         let phases = entries.iter().fold(Phases::default(), |all, entry| all.and(entry.phases));
-        Self { entries, phases }
+        let reads_forwarded = entries.iter().any(|entry| entry.filter.is_some() || entry.instance.reads_forwarded());
+        Self { entries, phases, reads_forwarded }
     }
 
     /// Splits off the entries of some layers, for [`Merged::newcomers`].
@@ -135,6 +137,11 @@ impl Chain {
     /// True if some plugin takes part in the phase.
     pub fn has(&self, phase: Phases) -> bool {
         self.phases.has(phase)
+    }
+
+    /// True if some plugin, or the condition it runs under, may look at the forwarded fields.
+    pub fn reads_forwarded(&self) -> bool {
+        self.reads_forwarded
     }
 
     /// True if the plugin is in it.

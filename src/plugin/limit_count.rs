@@ -14,7 +14,7 @@ use super::{Answer, AnswerBody, BuildContext, ConfFault, Ctx, Flow, Phases, Plug
 use crate::base::clock;
 use crate::base::limits;
 use crate::limit::window::{self, Verdict};
-use crate::proto::vars::{Var, Vars};
+use crate::proto::vars::{Named, Var, Vars};
 
 /// Its fields.
 pub const FIELDS: &[Field] = &[
@@ -190,6 +190,9 @@ fn number(conf: &Json, name: &str, pointer: &str, faults: &mut Vec<ConfFault>) -
     }
 }
 
+/// Bytes of the longest address as text, what keys most often end with.
+const ADDRESS_BYTES: usize = 45;
+
 /// Largest number that a template may give (2^53 - 1).
 const NUMBER_MAX: u64 = 9_007_199_254_740_991;
 
@@ -219,11 +222,22 @@ impl Number {
 }
 
 impl Rule {
+    fn reads_forwarded(&self) -> bool {
+        let key = match &self.key {
+            Key::Constant(_) => false,
+            Key::Var(var) => !matches!(var, Var::Named(Named::RemoteAddr)),
+            Key::Template(_) => true,
+        };
+        key || [&self.count, &self.window].into_iter().any(|number| matches!(number, Number::Template(_)))
+    }
+
     /// The counter's key; `None` where the rule is left out.
     fn counter_key(&self, ctx: &Ctx<'_>, many: bool) -> Option<Vec<u8>> {
-        let mut key = self.scope.clone();
+        let mut key = Vec::with_capacity(self.scope.len() + ADDRESS_BYTES);
+        key.extend_from_slice(&self.scope);
         match &self.key {
             Key::Constant(text) => key.extend_from_slice(text),
+            Key::Var(Var::Named(Named::RemoteAddr)) => key.extend_from_slice(ctx.remote_text().as_bytes()),
             Key::Var(var) => match ctx.var(var) {
                 Some(value) => value.write(&mut key),
                 None => key.extend_from_slice(ctx.remote_text().as_bytes()),
@@ -277,22 +291,42 @@ impl LimitCount {
 
 /// Notes the headers of the answer; a later limit's win.
 fn show(ctx: &mut Ctx<'_>, rule: &Rule, limit: u64, verdict: &Verdict) {
-    let hundredths = verdict.reset.as_millis() / 10;
-    let reset = match hundredths % 100 {
-        0 => (hundredths / 100).to_string(),
-        part if part % 10 == 0 => format!("{}.{}", hundredths / 100, part / 10),
-        part => format!("{}.{part:02}", hundredths / 100),
-    };
-    let values = [limit.to_string(), verdict.remaining.to_string(), reset];
+    let values = [digits(limit), digits(verdict.remaining), seconds(verdict.reset)];
+    ctx.answer_fields.reserve(values.len());
     for (name, value) in rule.headers.iter().zip(values) {
-        ctx.answer_fields.retain(|(have, _)| have != name);
-        ctx.answer_fields.push((name.clone(), value.into_bytes()));
+        match ctx.answer_fields.iter_mut().find(|(have, _)| have == name) {
+            Some((_, have)) => *have = value,
+            None => ctx.answer_fields.push((name.clone(), value)),
+        }
     }
+}
+
+fn digits(number: impl itoa::Integer) -> Vec<u8> {
+    itoa::Buffer::new().format(number).as_bytes().to_vec()
+}
+
+/// Seconds with the hundredths that are there.
+fn seconds(time: Duration) -> Vec<u8> {
+    let mut text = Vec::with_capacity(24);
+    text.extend_from_slice(itoa::Buffer::new().format(time.as_secs()).as_bytes());
+    let hundredths = time.subsec_millis() / 10;
+    let part = [b'.', b'0' + (hundredths / 10) as u8, b'0' + (hundredths % 10) as u8];
+    let shown = match hundredths {
+        0 => 0,
+        even if even % 10 == 0 => 2,
+        _ => 3,
+    };
+    text.extend_from_slice(part.get(..shown).unwrap_or_default());
+    text
 }
 
 impl Plugin for LimitCount {
     fn phases(&self) -> Phases {
         Phases::ACCESS
+    }
+
+    fn reads_forwarded(&self) -> bool {
+        self.rules.iter().any(Rule::reads_forwarded)
     }
 
     fn access<'a>(&'a self, ctx: &'a mut Ctx<'_>) -> Flow<'a> {
@@ -304,5 +338,30 @@ impl Plugin for LimitCount {
                 if self.degrades { Flow::Next } else { Flow::Answer(Answer::page(500)) }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_show_the_hundredths_that_are_there() {
+        for (millis, text) in
+            [(0, "0"), (9, "0"), (60_000, "60"), (1_250, "1.25"), (59_500, "59.5"), (1_070, "1.07"), (10_999, "10.99")]
+        {
+            assert_eq!(seconds(Duration::from_millis(millis)), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_limit_by_the_clients_address_leaves_the_forwarded_fields_alone() {
+        let context = BuildContext { attr: None, metadata: None, item: "routes/1", upstream: &|_| None };
+        let reads = |conf: Json| build(&conf, &context).ok().unwrap().reads_forwarded();
+        assert!(!reads(json!({"count": 1, "time_window": 1})));
+        assert!(!reads(json!({"count": 1, "time_window": 1, "key": "x", "key_type": "constant"})));
+        assert!(reads(json!({"count": 1, "time_window": 1, "key": "http_x_forwarded_host"})));
+        assert!(reads(json!({"count": "$http_x_forwarded_port", "time_window": 1})));
+        assert!(reads(json!({"rules": [{"count": 1, "time_window": 1, "key": "$http_x_forwarded_host"}]})));
     }
 }

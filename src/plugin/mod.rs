@@ -84,6 +84,12 @@ pub trait Plugin: Send + Sync {
     /// The phases this instance takes part in (it may leave out one its configuration does not need).
     fn phases(&self) -> Phases;
 
+    /// It may look at the request's forwarded fields, or change them: they are written into the request before it runs then,
+    /// else with the head for the upstream, which costs less.
+    fn reads_forwarded(&self) -> bool {
+        true
+    }
+
     /// Phase `rewrite`.
     fn rewrite<'a>(&'a self, _ctx: &'a mut Ctx<'_>) -> Flow<'a> {
         Flow::Next

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState; // a look-up per request: a third of what SipHash takes of it, and keyed as well
 use serde_json::Value as Json;
 
 use super::conf::{Field, Shape, field};
@@ -119,12 +120,16 @@ struct Histogram {
 }
 
 thread_local! {
-    static SERIES: RefCell<HashMap<Key, Series>> = RefCell::default();
+    static SERIES: RefCell<HashMap<Key, Series, RandomState>> = RefCell::default();
 }
 
 impl Plugin for Prometheus {
     fn phases(&self) -> Phases {
         Phases::LOG
+    }
+
+    fn reads_forwarded(&self) -> bool {
+        [&self.extra.status, &self.extra.latency, &self.extra.bandwidth].iter().any(|labels| !labels.is_empty())
     }
 
     fn log(&self, ctx: &Ctx<'_>) {

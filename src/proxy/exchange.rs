@@ -169,9 +169,7 @@ impl<'e> Exchange<'e> {
     /// rewrite and access, the consumer's plugins merged in between.
     async fn request_phases(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> Option<Answer> {
         let global = &self.snapshot().global;
-        if !self.forwarded_applied {
-            self.forwarded_applied = prelude::forwarded(ctx, &self.snapshot().gateway, true);
-        }
+        self.apply_forwarded(ctx, global.reads_forwarded() || route.chain.reads_forwarded());
         for chain in [global, &route.chain] {
             if let Some(answer) = phase(chain, Phases::REWRITE, ctx).await {
                 return Some(answer);
@@ -179,7 +177,10 @@ impl<'e> Exchange<'e> {
         }
         if let Some(identity) = ctx.consumer {
             match self.snapshot().merged(self.view, route, identity) {
-                Ok(merged) => self.merged = merged,
+                Ok(merged) => {
+                    self.apply_forwarded(ctx, merged.as_ref().is_some_and(|merged| merged.chain.reads_forwarded()));
+                    self.merged = merged;
+                }
                 Err(status) => {
                     ctx.reason = Reason::RouteBroken;
                     return Some(Answer::page(status));
@@ -195,6 +196,13 @@ impl<'e> Exchange<'e> {
             return Some(answer);
         }
         phase(own_chain(&self.merged, Some(route))?, Phases::ACCESS, ctx).await
+    }
+
+    /// Writes the forwarded fields into the request for plugins that look at them, once.
+    fn apply_forwarded(&mut self, ctx: &mut Ctx<'e>, needed: bool) {
+        if needed && !self.forwarded_applied {
+            self.forwarded_applied = prelude::forwarded(ctx, &self.snapshot().gateway, true);
+        }
     }
 
     /// Runs `with` on the global chain, then on the route's (merged with the consumer's).

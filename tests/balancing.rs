@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -136,5 +136,33 @@ fn the_node_that_answers_faster_gets_more() {
         let said: Vec<String> = (0..40).map(|_| gateway.get("/").text()).collect();
         let slow_ones = said.iter().filter(|said| *said == "slow").count();
         assert!(slow_ones <= 3, "{driver}: {slow_ones} of 40 went to the slow node");
+    }
+}
+
+#[test]
+fn a_key_and_the_log_see_the_forwarded_fields_that_go_out() {
+    let upstreams = numbered(3);
+    let all: Vec<&Upstream> = upstreams.iter().collect();
+    let by = |key: &str| route(&format!("type: chash, {key}"), &all);
+    for driver in drivers() {
+        let gateway = Gateway::start(driver, "", &by("key: remote_addr"));
+        let ask = |host: usize| gateway.ask(&format!("GET / HTTP/1.1\r\nHost: host{host}.example\r\n\r\n")).text();
+        for key in ["hash_on: header, key: X-Forwarded-Host", "hash_on: vars_combinations, key: \"$http_x_forwarded_host\""] {
+            gateway.reload(&by(key));
+            let met: BTreeSet<String> = (0..60).map(ask).collect();
+            assert_eq!(met.len(), 3, "{driver}, {key}: there is a key, though the client sent no such field: {met:?}");
+        }
+        gateway.reload(&by("key: remote_addr"));
+        let file = gateway.scratch.0.join("ringway.yaml");
+        let format = "access.log, format: \"to $http_x_forwarded_host by $http_x_forwarded_proto\"}";
+        let text = std::fs::read_to_string(&file).unwrap().replace("access.log}", format);
+        std::fs::write(&file, text).unwrap();
+        let before = gateway.epoch();
+        gateway.signal("HUP");
+        until("the new epoch", || (gateway.epoch() > before).then_some(()));
+        ask(1);
+        let log = gateway.scratch.0.join("access.log");
+        let line = || std::fs::read_to_string(&log).unwrap().lines().last().map(str::to_owned);
+        until("the log line", || line().filter(|line| line == "to host1.example by http"));
     }
 }

@@ -109,6 +109,36 @@ fn a_deadline_loses_no_byte_that_arrived() {
     });
 }
 
+/// vendor/README.md: a receive that did not fill its chunk has emptied the socket, and the next one waits. What comes meanwhile,
+/// what fills a chunk to its last byte, and an end that came with the last bytes are all seen.
+#[test]
+fn what_comes_behind_a_short_receive_is_read() {
+    on_both(|| async {
+        for size in [1, 100, 1000, 10_000, 100_000] {
+            let (mut stream, mut peer) = pair().await;
+            let bytes: Vec<u8> = (0..size).map(|at: u32| at as u8).collect();
+            let mut got = Vec::new();
+            for round in 1..=3 {
+                peer.write_all(&bytes).unwrap(); // before the receive, so that a first look finds it
+                while got.len() < round * bytes.len() {
+                    got.extend_from_slice(stream.recv().await.unwrap().filled());
+                }
+            }
+            peer.write_all(b"last").unwrap();
+            drop(peer);
+            loop {
+                let received = stream.recv().await.unwrap();
+                if received.is_empty() {
+                    break;
+                }
+                got.extend_from_slice(received.filled());
+            }
+            assert_eq!(got, [&bytes.repeat(3)[..], b"last"].concat());
+            stream.close().await;
+        }
+    });
+}
+
 /// runtime.md §3.1 and §3.5: an owner that goes away with operations in flight leaves no socket open and no task behind.
 #[test]
 fn a_stream_dropped_in_the_middle_of_its_operations_closes() {

@@ -56,8 +56,9 @@ pub struct CompareArgs {
     #[arg(long, default_value = "default")]
     pub workloads: String,
     /// Peers, separated by commas: nginx, nginx-lua, haproxy, envoy, pingora, caddy, ringway, ringway-epoll, before,
-    /// before-epoll, floor, floor-ring, direct. One that is named is installed where it is missing (apt-get, pip, cargo);
-    /// `all` names all. `default` takes those that are there.
+    /// before-epoll, floor, floor-ring, direct, and ringway-limit (with limit-count and prometheus on; never without being
+    /// named). One that is named is installed where it is missing (apt-get, pip, cargo); `all` names all but that one.
+    /// `default` takes those that are there.
     #[arg(long, default_value = "default")]
     pub peers: String,
     /// A peer that runs already, measured beside the others by a process with its descendants or by a cgroup: it is neither

@@ -1,17 +1,16 @@
 //! Does a peer keep the terms? One request shows it: what arrived at the backend, and what stands in the log.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::backend::ECHO;
 use crate::children::eventually;
+use crate::fetch::fetch;
 use crate::peers::Running;
 
 const HOST: &str = "bench.local";
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(5);
 /// How long a line may wait in a peer's buffer: each is told to write them after a second.
 const LOG: Duration = Duration::from_secs(3);
 
@@ -36,14 +35,9 @@ pub fn audit(peers: &[Running]) -> Vec<String> {
 
 /// The head of the request that arrived at the backend, in lower case.
 fn ask(address: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    write!(stream, "GET {ECHO} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("no whole answer"))?;
-    if !head.starts_with("HTTP/1.1 200") || !body.starts_with("GET ") {
-        return Err(io::Error::other(format!("answered {}", head.lines().next().unwrap_or_default())));
+    let body = fetch(address, HOST, ECHO)?;
+    if !body.starts_with("GET ") {
+        return Err(io::Error::other("the backend did not say what it was asked"));
     }
     Ok(body.to_ascii_lowercase())
 }

@@ -34,6 +34,8 @@ pub struct Sample {
     pub busy: f64,
     /// Requests per second.
     pub rate: f64,
+    /// Mean latency, µs: from the intended time in the open loop, else from the sending.
+    pub mean: f64,
     /// From the sending, µs: p50, p90, p99, p99.9.
     pub service: [f64; 4],
     /// From the intended time, µs; open loop only.
@@ -227,7 +229,10 @@ fn sample(workload: &Workload, peer: &Running, backend: u32, args: &CompareArgs)
     // The direct path has no process of its own: its row says what the backend costs.
     let meter = peer.meter.clone().unwrap_or(Meter::Tree(backend));
     let (mut pids, mut edges, mut resident_kib) = (Vec::new(), [Cpu::default(); 2], 0);
-    let inside = || Inside::read(peer.metrics?).ok();
+    let inside = || {
+        let read = Inside::read(peer.metrics?);
+        read.inspect_err(|e| eprintln!("time inside the worker of {}: {e}", peer.name)).ok()
+    };
     let before = inside();
     let outcome = load::run(&spec, &mut |mark| {
         if mark == Mark::Begin {
@@ -245,6 +250,7 @@ fn sample(workload: &Workload, peer: &Running, backend: u32, args: &CompareArgs)
         cpu: [used.nanos, used.user_nanos, used.system_nanos].map(|nanos| nanos / requests / 1e3),
         busy: used.nanos / outcome.elapsed.as_nanos().max(1) as f64,
         rate: outcome.rate(),
+        mean: outcome.scheduled.as_ref().unwrap_or(&outcome.service).mean() / 1e3,
         service: quantiles(&outcome.service),
         scheduled: outcome.scheduled.as_ref().map(quantiles),
         inside: inside.and_then(|inside| Some([inside.micros(0.5)?, inside.micros(0.99)?])),

@@ -1,12 +1,11 @@
 //! The time that requests spend inside Ringway's worker, read from the histogram it exports.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::fetch::fetch;
 
 const NAME: &str = "ringway_request_inside_seconds_bucket";
-/// How long the page of metrics may take.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// Upper bounds in seconds and how many requests were at or below each, of all workers.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,12 +17,7 @@ impl Inside {
     /// # Errors
     /// Where it does not answer.
     pub fn read(control: SocketAddr) -> io::Result<Self> {
-        let mut stream = TcpStream::connect_timeout(&control, ANSWER)?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {control}\r\nConnection: close\r\n\r\n")?;
-        let mut page = String::new();
-        stream.read_to_string(&mut page)?;
-        Ok(Self::of(&page))
+        Ok(Self::of(&fetch(control, &control.to_string(), "/metrics")?))
     }
 
     fn of(page: &str) -> Self {

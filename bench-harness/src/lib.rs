@@ -15,6 +15,7 @@ pub mod children;
 pub mod client;
 pub mod compare;
 pub mod date;
+pub mod fetch;
 pub mod floor;
 pub mod floor_ring;
 pub mod gate;

@@ -110,12 +110,13 @@ fn noise_note(run: &Run) -> String {
 fn write_table(out: &mut String, table: &Table, run: &Run) {
     let _ = write!(out, "## {}: {}\n\n", table.workload.name, table.workload.title);
     out.push_str(
-        "| | n | CPU µs/request | user | kernel | to nginx | user to nginx | to floor | busy | requests/s | p50 µs | p99 µs |",
+        "| | n | CPU µs/request | user | kernel | to nginx | user to nginx | to floor | busy | requests/s | mean µs | p50 µs | \
+         p99 µs |",
     );
     if table.workload.rate.is_some() {
         out.push_str(" scheduled p50 | scheduled p99 |");
     }
-    out.push_str(" RSS MB | syscalls/request |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
+    out.push_str(" RSS MB | syscalls/request |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     out.push_str(if table.workload.rate.is_some() { "--:|--:|\n" } else { "\n" });
     for row in &table.rows {
         write_row(out, row, table);
@@ -126,6 +127,7 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
             let _ = writeln!(out, "{text}\n");
         }
     }
+    write_added(out, table);
     for row in &table.rows {
         let inside = |i: usize| Summary::of(row.rounds.iter().flatten().filter_map(|s| s.inside).map(|inside| inside[i]));
         if let Some((half, most)) = inside(0).zip(inside(1)) {
@@ -147,6 +149,20 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
     out.push('\n');
 }
 
+/// What each proxy adds to the direct path's mean latency, in the open loop.
+fn write_added(out: &mut String, table: &Table) {
+    let mean = |row: &Row| Some(Summary::of(row.figures(|s| s.mean).into_iter().flatten())?.median);
+    let direct = table.rows.iter().find(|row| row.role == Role::Direct).and_then(mean);
+    let (Some(direct), Some(_)) = (direct, table.workload.rate) else { return };
+    for row in table.rows.iter().filter(|row| row.role != Role::Direct) {
+        if let Some(mean) = mean(row) {
+            let (name, added) = (&row.name, mean - direct);
+            let _ =
+                writeln!(out, "- {name} adds {added:.0} µs to the direct path's mean of {direct:.0} µs, from the intended time");
+        }
+    }
+}
+
 fn write_row(out: &mut String, row: &Row, table: &Table) {
     let measured = row.rounds.iter().flatten().count();
     if measured == 0 {
@@ -165,7 +181,7 @@ fn write_row(out: &mut String, row: &Row, table: &Table) {
     let all = wide(&|s| s.cpu[0]).map_or("–".into(), |s| format!("**{:.1}** ({:.1}–{:.1})", s.median, s.min, s.max));
     let _ = write!(
         out,
-        "| {name} | {measured} | {all} | {} | {} | {} | {} | {} | {} % | {} | {} | {} |",
+        "| {name} | {measured} | {all} | {} | {} | {} | {} | {} | {} % | {} | {} | {} | {} |",
         median(&|s| s.cpu[1], 2),
         median(&|s| s.cpu[2], 1),
         ratio(to(REFERENCE, &|s| s.cpu[0])),
@@ -173,6 +189,7 @@ fn write_row(out: &mut String, row: &Row, table: &Table) {
         ratio(to(FLOOR, &|s| s.cpu[0])),
         median(&|s| s.busy * 100.0, 0),
         median(&|s| s.rate, 0),
+        median(&|s| s.mean, 0),
         median(&|s| s.service[0], 0),
         median(&|s| s.service[2], 0),
     );
@@ -279,7 +296,7 @@ fn sample_json(s: &Sample) -> Value {
     json!({
         "cpu_us": s.cpu[0], "user_us": s.cpu[1], "kernel_us": s.cpu[2], "busy": s.busy,
         "requests_per_second": s.rate, "requests": s.requests,
-        "service_us": quantiles(s.service), "scheduled_us": s.scheduled.map(quantiles),
+        "mean_us": s.mean, "service_us": quantiles(s.service), "scheduled_us": s.scheduled.map(quantiles),
         "inside_us": s.inside.map(|[half, most]| json!({"p50": half, "p99": most})), "resident_kib": s.resident_kib,
         "errors": s.errors.total(), "reopened": s.reopened,
     })

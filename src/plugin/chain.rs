@@ -8,6 +8,7 @@ use super::ctx::{Answer, AnswerBody, Ctx};
 use super::registry::{self, Registered};
 use super::{BuildContext, ConfFault, Flow, Phases, Plugin};
 use crate::config::model::{Origin, Plugins};
+use crate::proto::vars::Var;
 use crate::route::expr::Expr;
 
 /// Where a plugin's configuration was written. The later in this order wins whole.
@@ -120,7 +121,7 @@ impl Chain {
 
     fn of(entries: Vec<Entry>) -> Self {
         let phases = entries.iter().fold(Phases::default(), |all, entry| all.and(entry.phases));
-        let reads_forwarded = entries.iter().any(|entry| entry.filter.is_some() || entry.instance.reads_forwarded());
+        let reads_forwarded = entries.iter().any(Entry::reads_forwarded);
         Self { entries, phases, reads_forwarded }
     }
 
@@ -218,6 +219,10 @@ impl Chain {
 }
 
 impl Entry {
+    fn reads_forwarded(&self) -> bool {
+        self.filter.as_ref().is_some_and(|filter| filter.reads(&Var::is_forwarded)) || self.instance.reads_forwarded()
+    }
+
     /// `_meta.filter`: evaluated once per request and plugin, at its first phase.
     fn passes(&self, ctx: &Ctx<'_>) -> bool {
         let Some(filter) = &self.filter else { return true };

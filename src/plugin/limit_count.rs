@@ -14,7 +14,7 @@ use super::{Answer, AnswerBody, BuildContext, ConfFault, Ctx, Flow, Phases, Plug
 use crate::base::clock;
 use crate::base::limits;
 use crate::limit::window::{self, Verdict};
-use crate::proto::vars::{Named, Var, Vars};
+use crate::proto::vars::{Var, Vars};
 
 /// Its fields.
 pub const FIELDS: &[Field] = &[
@@ -223,12 +223,13 @@ impl Number {
 
 impl Rule {
     fn reads_forwarded(&self) -> bool {
-        let key = match &self.key {
+        let by_key = match &self.key {
             Key::Constant(_) => false,
-            Key::Var(var) => !matches!(var, Var::Named(Named::RemoteAddr)),
-            Key::Template(_) => true,
+            Key::Var(var) => var.is_forwarded(),
+            Key::Template(template) => template.reads(Var::is_forwarded),
         };
-        key || [&self.count, &self.window].into_iter().any(|number| matches!(number, Number::Template(_)))
+        let in_number = |number: &Number| matches!(number, Number::Template(template) if template.reads(Var::is_forwarded));
+        by_key || in_number(&self.count) || in_number(&self.window)
     }
 
     /// The counter's key; `None` where the rule is left out.
@@ -237,7 +238,6 @@ impl Rule {
         key.extend_from_slice(&self.scope);
         match &self.key {
             Key::Constant(text) => key.extend_from_slice(text),
-            Key::Var(Var::Named(Named::RemoteAddr)) => key.extend_from_slice(ctx.remote_text().as_bytes()),
             Key::Var(var) => match ctx.var(var) {
                 Some(value) => value.write(&mut key),
                 None => key.extend_from_slice(ctx.remote_text().as_bytes()),
@@ -360,6 +360,7 @@ mod tests {
         let reads = |conf: Json| build(&conf, &context).ok().unwrap().reads_forwarded();
         assert!(!reads(json!({"count": 1, "time_window": 1})));
         assert!(!reads(json!({"count": 1, "time_window": 1, "key": "x", "key_type": "constant"})));
+        assert!(!reads(json!({"count": "$http_x_quota", "time_window": 1, "key": "$host$uri", "key_type": "var_combination"})));
         assert!(reads(json!({"count": 1, "time_window": 1, "key": "http_x_forwarded_host"})));
         assert!(reads(json!({"count": "$http_x_forwarded_port", "time_window": 1})));
         assert!(reads(json!({"rules": [{"count": 1, "time_window": 1, "key": "$http_x_forwarded_host"}]})));

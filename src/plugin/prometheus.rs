@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::quality::RandomState; // a look-up per request: a third of what SipHash takes of it, and keyed as well
+use foldhash::quality::RandomState; // a look-up per request, and labels may be the client's: quick, and keyed
 use serde_json::Value as Json;
 
 use super::conf::{Field, Shape, field};
@@ -15,6 +15,7 @@ use super::template::Template;
 use super::{BuildContext, ConfFault, Ctx, Phases, Plugin, Sample, SampleValue};
 use crate::base::clock::{self, Tick};
 use crate::base::limits;
+use crate::proto::vars::Var;
 
 /// Its fields.
 pub const FIELDS: &[Field] = &[field("prefer_name", Shape::Bool, "false", "Labels carry names instead of ids.")];
@@ -48,6 +49,12 @@ struct Extra {
     status: Vec<(String, Template)>,
     latency: Vec<(String, Template)>,
     bandwidth: Vec<(String, Template)>,
+}
+
+impl Extra {
+    fn templates(&self) -> impl Iterator<Item = &(String, Template)> {
+        self.status.iter().chain(&self.latency).chain(&self.bandwidth)
+    }
 }
 
 /// Builds an instance.
@@ -129,7 +136,7 @@ impl Plugin for Prometheus {
     }
 
     fn reads_forwarded(&self) -> bool {
-        [&self.extra.status, &self.extra.latency, &self.extra.bandwidth].iter().any(|labels| !labels.is_empty())
+        self.extra.templates().any(|(_, template)| template.reads(Var::is_forwarded))
     }
 
     fn log(&self, ctx: &Ctx<'_>) {
@@ -157,7 +164,7 @@ impl Plugin for Prometheus {
 
 impl Prometheus {
     fn key(&self, ctx: &Ctx<'_>) -> Key {
-        let templates = || self.extra.status.iter().chain(&self.extra.latency).chain(&self.extra.bandwidth);
+        let templates = || self.extra.templates();
         let has_extra = templates().next().is_some();
         Key {
             slot: ctx.route.map_or(u32::MAX - 1, |route| route.slot),

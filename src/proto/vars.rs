@@ -25,6 +25,13 @@ pub enum Var {
     Unknown(Box<str>),
 }
 
+impl Var {
+    /// It is one of the forwarded fields, which are written into the request only where somebody reads them.
+    pub fn is_forwarded(&self) -> bool {
+        matches!(self, Self::Http(name) if name.contains("forwarded"))
+    }
+}
+
 macro_rules! named {
     ($($variant:ident = $name:literal $(| $alias:literal)*,)*) => {
         /// Variables with a fixed name (nginx's and APISIX's).
@@ -156,7 +163,14 @@ impl<'a> Value<'a> {
             }
             Self::Float(number) => write!(out, "{number:.3}"),
             Self::Bool(value) => write!(out, "{value}"),
-            Self::Ip(ip) => write!(out, "{ip}"),
+            Self::Ip(IpAddr::V4(ip)) => {
+                for (at, octet) in ip.octets().into_iter().enumerate() {
+                    out.extend_from_slice(if at == 0 { b"" } else { b"." });
+                    out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                }
+                Ok(())
+            }
+            Self::Ip(IpAddr::V6(ip)) => write!(out, "{ip}"),
         };
     }
 

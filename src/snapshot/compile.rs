@@ -22,6 +22,7 @@ use crate::plugin::{registry, traffic_split};
 use crate::proto::vars::Var;
 use crate::proxy::access_log::Format;
 use crate::route::{Spec as RouteSpec, Table};
+use crate::upstream::Spec;
 use crate::upstream::names::Names;
 
 /// A configuration that may become an epoch.
@@ -68,7 +69,7 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
     let snapshot = Snapshot {
         epoch,
         table,
-        reads_forwarded: reads_forwarded(&model),
+        reads_forwarded: reads_forwarded(&model, &routes, &upstreams, log.as_ref()),
         reads_captures: reads_captures(&routes, &global, log.as_ref()),
         connection_limit: connection_limit(&gateway),
         request_limit: Some(gateway.timeouts.request).filter(|limit| !limit.is_zero()),
@@ -404,10 +405,16 @@ fn table(gateway: &Gateway, routes: &[Arc<Route>], report: &mut Report) -> Optio
     }
 }
 
-/// Some route's conditions read the forwarded fields, which must then say what Ringway will send.
-fn reads_forwarded(model: &Model) -> bool {
-    let forwarded = |var: &Var| matches!(var, Var::Http(name) if name.contains("forwarded"));
-    model.routes.iter().filter_map(|route| route.vars.as_ref()).any(|vars| vars.reads(&forwarded))
+/// Some route's conditions, a balancer's key or the log read the forwarded fields, which must then say what Ringway will send.
+/// Plugins say it for themselves.
+fn reads_forwarded(model: &Model, routes: &[Arc<Route>], upstreams: &HashMap<u32, Arc<Spec>>, log: Option<&Format>) -> bool {
+    let own = routes.iter().filter_map(|route| match &route.target {
+        Target::Upstream(spec) => Some(spec),
+        _ => None,
+    });
+    model.routes.iter().filter_map(|route| route.vars.as_ref()).any(|vars| vars.reads(&Var::is_forwarded))
+        || own.chain(upstreams.values()).any(|spec| spec.balancer.reads_forwarded())
+        || log.is_some_and(|log| log.reads(Var::is_forwarded))
 }
 
 /// Somebody may read `uri_param_*`: plugins, a custom log format.

@@ -47,7 +47,7 @@ pub struct Snapshot {
     pub log: Option<Format>,
     /// Value of the `Server` field.
     pub server: Vec<u8>,
-    /// Some expression, template or format reads the forwarded fields before a route is known.
+    /// Some condition of a route, key of a balancer or the log reads the forwarded fields.
     pub reads_forwarded: bool,
     /// Something reads captures of the path.
     pub reads_captures: bool,

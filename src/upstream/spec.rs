@@ -109,6 +109,15 @@ pub enum HashKey {
 }
 
 impl Balance {
+    /// It hashes one of the forwarded fields.
+    pub fn reads_forwarded(&self) -> bool {
+        match self {
+            Self::Chash(HashKey::Var(var)) => var.is_forwarded(),
+            Self::Chash(HashKey::Template(template)) => template.reads(Var::is_forwarded),
+            _ => false,
+        }
+    }
+
     /// Compiles a balancer.
     pub fn of(balancer: &Balancer) -> Self {
         match balancer {

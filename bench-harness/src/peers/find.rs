@@ -40,10 +40,11 @@ pub fn find(args: &CompareArgs) -> io::Result<(Vec<Peer>, Vec<String>)> {
     Ok((found, left_out))
 }
 
-/// Names separated by commas; `default` and `all` are all peers, an earlier Ringway only where its program is given.
+/// Names separated by commas; `default` and `all` are the field: an earlier Ringway only where its program is given, and
+/// nobody who is on demand.
 fn wanted(words: &str, before: bool) -> Result<Wanted, String> {
     if words == "default" || words == "all" {
-        let kinds = KINDS.into_iter().filter(|kind| before || !kind.has_to_be_given()).collect();
+        let kinds = KINDS.into_iter().filter(|kind| (before || !kind.has_to_be_given()) && !kind.on_demand).collect();
         return Ok(Wanted { kinds, by_name: words == "all" });
     }
     let known = || KINDS.map(|kind| kind.name).join(", ");
@@ -72,6 +73,7 @@ mod tests {
     #[test]
     fn an_earlier_ringway_is_among_all_where_it_is_given() {
         assert!(!names("all", false).contains(&"before") && names("all", true).contains(&"before-epoll"));
-        assert_eq!(names("default", true).len(), KINDS.len());
+        assert_eq!(names("default", true).len(), KINDS.iter().filter(|kind| !kind.on_demand).count());
+        assert!(!names("all", true).contains(&"ringway-limit") && names("ringway-limit", false) == ["ringway-limit"]);
     }
 }

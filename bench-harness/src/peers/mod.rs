@@ -103,6 +103,8 @@ pub struct Kind {
     pub routes: bool,
     /// It sets the forwarded headers, whatever the terms say.
     always_forwards: bool,
+    /// It runs only where it is named: a question of its own, not one of the field.
+    on_demand: bool,
 }
 
 impl Kind {
@@ -120,6 +122,7 @@ impl Kind {
         logs_to_output: false,
         routes: false,
         always_forwards: false,
+        on_demand: false,
     };
 
     /// There is none but the one that the command line gives.

@@ -13,7 +13,7 @@ pub(super) static BEFORE: Kind = Kind { name: "before", ..GIVEN };
 pub(super) static BEFORE_EPOLL: Kind = Kind { name: "before-epoll", configure: epoll, ..GIVEN };
 
 /// With limit-count (local policy) and prometheus on, APISIX's published pair.
-pub(super) static LIMIT: Kind = Kind { name: "ringway-limit", configure: limit, ..BASE };
+pub(super) static LIMIT: Kind = Kind { name: "ringway-limit", configure: limit, on_demand: true, ..BASE };
 
 const BASE: Kind = Kind {
     role: Role::Ringway,

@@ -13,10 +13,10 @@ mod accept;
 mod connect;
 mod fsync;
 mod open;
-mod poll;
+pub(crate) mod poll;
 mod read;
-mod recv;
-mod send;
+pub(crate) mod recv;
+pub(crate) mod send;
 mod write;
 
 #[cfg(unix)]

@@ -9,6 +9,9 @@ mod async_rent_cancelable_ext;
 mod async_write_rent;
 mod async_write_rent_ext;
 
+/// Ringway: operations without futures around them.
+#[cfg(unix)]
+pub mod held;
 pub mod sink;
 pub mod stream;
 

@@ -76,6 +76,11 @@ pub struct TcpStream {
 unsafe impl Split for TcpStream {}
 
 impl TcpStream {
+    /// Ringway: for `io::held`.
+    pub(crate) fn into_shared_fd(self) -> SharedFd {
+        self.fd
+    }
+
     pub(crate) fn from_shared_fd(fd: SharedFd) -> Self {
         #[cfg(unix)]
         let meta = StreamMeta::new(fd.raw_fd());

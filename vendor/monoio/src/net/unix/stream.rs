@@ -30,6 +30,11 @@ pub struct UnixStream {
 unsafe impl Split for UnixStream {}
 
 impl UnixStream {
+    /// Ringway: for `io::held`.
+    pub(crate) fn into_shared_fd(self) -> SharedFd {
+        self.fd
+    }
+
     pub(crate) fn from_shared_fd(fd: SharedFd) -> Self {
         Self { fd }
     }

@@ -1,0 +1,97 @@
+//! Ringway: operations that their owner holds and polls itself. No future is around them, so that a connection needs no
+//! allocation for each direction, and polling one that is under way looks at its slot in the driver and nothing else.
+//!
+//! Dropped while under way, an operation is what monoio's own are: the driver keeps its buffer until the kernel is done.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use crate::{
+    buf::{IoBuf, IoBufMut},
+    driver::{
+        op::{poll::PollAdd, recv::Recv, send::Send, Op},
+        shared_fd::SharedFd,
+    },
+    net::{TcpStream, UnixStream},
+    BufResult,
+};
+
+/// A connected socket.
+#[derive(Debug)]
+pub struct Socket(SharedFd);
+
+impl From<TcpStream> for Socket {
+    fn from(stream: TcpStream) -> Self {
+        Self(stream.into_shared_fd())
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(stream: UnixStream) -> Self {
+        Self(stream.into_shared_fd())
+    }
+}
+
+/// Bytes are received into a buffer.
+pub struct Receive<T: IoBufMut>(Op<Recv<T>>);
+
+/// Bytes of a buffer are sent.
+pub struct Transmit<T: IoBuf>(Op<Send<T>>);
+
+/// Something to read is waited for.
+pub struct Readiness(Op<PollAdd>);
+
+impl Socket {
+    /// Begins to receive.
+    #[inline]
+    pub fn receive<T: IoBufMut>(&self, buffer: T) -> io::Result<Receive<T>> {
+        Op::recv(self.0.clone(), buffer).map(Receive)
+    }
+
+    /// Begins to send.
+    #[inline]
+    pub fn transmit<T: IoBuf>(&self, buffer: T) -> io::Result<Transmit<T>> {
+        Op::send(self.0.clone(), buffer).map(Transmit)
+    }
+
+    /// Begins to wait for something to read.
+    pub fn readiness(&self) -> io::Result<Readiness> {
+        Op::poll_read(&self.0, false).map(Readiness)
+    }
+}
+
+impl<T: IoBufMut> Receive<T> {
+    /// How many bytes came, and the buffer. Must not be called again afterwards.
+    #[inline]
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BufResult<usize, T>> {
+        let complete = ready!(Pin::new(&mut self.0).poll(cx));
+        let mut buffer = complete.data.buf;
+        let result = complete.meta.result.map(|n| n as usize);
+        if let Ok(n) = result {
+            // SAFETY: the kernel wrote `n` bytes to the buffer.
+            unsafe { buffer.set_init(n) }
+        }
+        Poll::Ready((result, buffer))
+    }
+}
+
+impl<T: IoBuf> Transmit<T> {
+    /// How many bytes were taken, and the buffer. Must not be called again afterwards.
+    #[inline]
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BufResult<usize, T>> {
+        let complete = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready((complete.meta.result.map(|n| n as usize), complete.data.buf))
+    }
+}
+
+impl Readiness {
+    /// Ready once there is something to read. Must not be called again afterwards.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let complete = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(complete.meta.result.map(|_| ()))
+    }
+}

@@ -1,17 +1,11 @@
-//! Lanes: the slots of design.md §4. A lane is one direction of a connection: a small state machine, made once with the
-//! connection, that carries one operation at a time. Starting an operation, polling it and taking its result allocate
-//! nothing, and the operation's future lives in the lane until it has finished.
+//! Lanes: the slots of design.md §4. A lane is one direction of a connection and carries one operation at a time. The
+//! operation lives in the lane until it has finished; nothing is allocated for it but the chunk that it fills.
 
-use std::cell::RefCell;
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use monoio::BufResult;
 use monoio::buf::{IoBuf, IoBufMut};
-use monoio::io::AsyncReadRent;
+use monoio::io::held::{Readiness, Receive, Socket, Transmit};
 
 use super::watch::Watch;
 use crate::base::buf::Chunk;
@@ -31,117 +25,131 @@ pub(super) struct RecvAsk {
     pub(super) gated: bool,
 }
 
-type Mail<Ask, Reply> = Rc<RefCell<(Option<Ask>, Option<Reply>)>>;
-
-/// One direction of a connection.
-pub(super) struct Lane<Ask, Reply> {
-    carrier: Pin<Box<dyn Future<Output = ()>>>,
-    mail: Mail<Ask, Reply>,
-    busy: bool,
+/// The receiving lane.
+#[derive(Default)]
+pub(super) enum Receiving {
+    #[default]
+    Idle,
+    Waits(Readiness, usize),
+    Receives(Receive<RecvBuf>),
+    Failed(io::Error),
 }
 
-impl<Ask: 'static, Reply: 'static> Lane<Ask, Reply> {
-    fn new<F: Future<Output = ()> + 'static>(carrier: impl FnOnce(Mail<Ask, Reply>) -> F) -> Self {
-        let mail: Mail<Ask, Reply> = Rc::new(RefCell::new((None, None)));
-        Self { carrier: Box::pin(carrier(mail.clone())), mail, busy: false }
-    }
-
+impl Receiving {
     /// True while an operation is in flight or its result was not taken.
     pub(super) fn busy(&self) -> bool {
-        self.busy
+        !matches!(self, Self::Idle)
     }
 
-    /// Starts an operation; it is submitted at the next poll. Must not be called while busy.
+    /// Starts a receive; the ring gets it with what else the thread starts in this turn. Must not be called while busy.
     #[inline]
-    pub(super) fn start(&mut self, ask: Ask) {
-        debug_assert!(!self.busy, "one operation at a time");
-        self.mail.borrow_mut().0 = Some(ask);
-        self.busy = true;
+    pub(super) fn start(&mut self, socket: &Socket, ask: RecvAsk) {
+        debug_assert!(!self.busy(), "one operation at a time");
+        *self = match ask.gated {
+            false => Self::receive(socket, ask.size),
+            true => socket.readiness().map_or_else(Self::Failed, |readiness| Self::Waits(readiness, ask.size)),
+        };
     }
 
-    /// Polls the operation in flight; pending for ever when there is none.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reply> {
-        if !self.busy {
-            return Poll::Pending;
-        }
-        let _never_ends = self.carrier.as_mut().poll(cx);
-        match self.mail.borrow_mut().1.take() {
-            Some(reply) => {
-                self.busy = false;
-                Poll::Ready(reply)
+    #[inline]
+    fn receive(socket: &Socket, size: usize) -> Self {
+        let mut chunk = Chunk::with_capacity(size);
+        chunk.reserve_front(FRONT);
+        socket.receive(RecvBuf(chunk)).map_or_else(Self::Failed, Self::Receives)
+    }
+
+    /// Goes on with the receive in flight; pending for ever when there is none.
+    #[inline]
+    pub(super) fn poll(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        let reply = match self {
+            Self::Receives(receive) => {
+                let (result, RecvBuf(chunk)) = ready!(receive.poll(cx));
+                result.map(|_| chunk)
             }
-            None => Poll::Pending,
+            _ => return self.poll_rare(socket, cx),
+        };
+        *self = Self::Idle;
+        Poll::Ready(reply)
+    }
+
+    #[cold]
+    fn poll_rare(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        match std::mem::take(self) {
+            Self::Waits(mut readiness, size) => match readiness.poll(cx) {
+                Poll::Ready(Ok(())) => {
+                    *self = Self::receive(socket, size);
+                    self.poll(socket, cx)
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    *self = Self::Waits(readiness, size);
+                    Poll::Pending
+                }
+            },
+            Self::Failed(error) => Poll::Ready(Err(error)),
+            Self::Idle | Self::Receives(_) => Poll::Pending, // the latter is not given here
         }
     }
-}
-
-async fn next<Ask, Reply>(mail: &Mail<Ask, Reply>) -> Ask {
-    poll_fn(|_| match mail.borrow_mut().0.take() {
-        Some(ask) => Poll::Ready(ask),
-        None => Poll::Pending, // `start` is always followed by a poll
-    })
-    .await
-}
-
-/// A half that can wait until there is something to read.
-pub(super) trait Readable {
-    async fn readable(&self) -> io::Result<()>;
-}
-
-/// A half that writes.
-pub(super) trait Writable {
-    /// Writes some of a buffer.
-    fn write<B: IoBuf>(&mut self, buffer: B) -> impl Future<Output = BufResult<usize, B>>;
-}
-
-/// The receiving lane.
-pub(super) fn receiving<H: AsyncReadRent + Readable + 'static>(mut half: H) -> Lane<RecvAsk, io::Result<Chunk>> {
-    Lane::new(|mail| async move {
-        loop {
-            let ask: RecvAsk = next(&mail).await;
-            let ready = if ask.gated { half.readable().await } else { Ok(()) };
-            let reply = match ready {
-                Ok(()) => {
-                    let mut chunk = Chunk::with_capacity(ask.size);
-                    chunk.reserve_front(FRONT);
-                    let (result, RecvBuf(chunk)) = half.read(RecvBuf(chunk)).await;
-                    result.map(|_| chunk)
-                }
-                Err(error) => Err(error),
-            };
-            mail.borrow_mut().1 = Some(reply);
-        }
-    })
 }
 
 /// The sending lane: sends the whole window, telling each advance.
-pub(super) fn sending<H: Writable + 'static>(mut half: H, watch: Watch) -> Lane<Chunk, io::Result<Chunk>> {
-    Lane::new(|mail| async move {
-        loop {
-            let mut chunk: Chunk = next(&mail).await;
-            let reply = loop {
-                let (result, SendBuf(back)) = half.write(SendBuf(chunk)).await;
-                chunk = back;
-                match result {
-                    Ok(0) if !chunk.is_empty() => break Err(io::ErrorKind::WriteZero.into()),
-                    Ok(n) => {
-                        watch.add_sent(n);
-                        chunk.consume(n);
-                        if chunk.is_empty() {
-                            break Ok(chunk);
-                        }
-                        clock::refresh();
-                        watch.touch();
-                    }
-                    Err(error) => break Err(error),
-                }
-            };
-            mail.borrow_mut().1 = Some(reply);
-        }
-    })
+#[derive(Default)]
+pub(super) enum Sending {
+    #[default]
+    Idle,
+    Sends(Transmit<SendBuf>),
+    Failed(io::Error),
 }
 
-struct RecvBuf(Chunk);
+impl Sending {
+    /// True while an operation is in flight or its result was not taken.
+    pub(super) fn busy(&self) -> bool {
+        !matches!(self, Self::Idle)
+    }
+
+    /// Starts to send a chunk's window, whole. Must not be called while busy.
+    #[inline]
+    pub(super) fn start(&mut self, socket: &Socket, chunk: Chunk) {
+        debug_assert!(!self.busy(), "one operation at a time");
+        *self = socket.transmit(SendBuf(chunk)).map_or_else(Self::Failed, Self::Sends);
+    }
+
+    /// Goes on with the send in flight, and gives the emptied chunk back; pending for ever when there is none.
+    #[inline]
+    pub(super) fn poll(&mut self, socket: &Socket, watch: &Watch, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        loop {
+            let (result, SendBuf(mut chunk)) = match self {
+                Self::Sends(transmit) => ready!(transmit.poll(cx)),
+                Self::Idle => return Poll::Pending,
+                Self::Failed(_) => return self.failed(),
+            };
+            *self = Self::Idle;
+            let taken = match result {
+                Ok(0) if !chunk.is_empty() => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(taken) => taken,
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            watch.add_sent(taken);
+            chunk.consume(taken);
+            if chunk.is_empty() {
+                return Poll::Ready(Ok(chunk));
+            }
+            clock::refresh();
+            watch.touch();
+            self.start(socket, chunk);
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self) -> Poll<io::Result<Chunk>> {
+        match std::mem::take(self) {
+            Self::Failed(error) => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+pub(super) struct RecvBuf(Chunk);
 
 // SAFETY: the pointer and length are of the chunk's own allocation, which is owned by the operation, never reallocated while
 // it is in flight and stays in place when the chunk is moved; the bytes are initialised.
@@ -159,7 +167,7 @@ unsafe impl IoBufMut for RecvBuf {
     }
 }
 
-struct SendBuf(Chunk);
+pub(super) struct SendBuf(Chunk);
 
 // SAFETY: as above; the window is initialised.
 unsafe impl IoBuf for SendBuf {

@@ -3,20 +3,16 @@
 
 mod secured;
 
-use std::cell::UnsafeCell;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use monoio::BufResult;
-use monoio::buf::IoBuf;
-use monoio::io::{AsyncWriteRent, OwnedReadHalf};
+use monoio::io::held::Socket;
 use monoio::net::{TcpStream, UnixStream};
 
-use super::lane::{self, Lane, RecvAsk};
+use super::lane::{Receiving, RecvAsk, Sending};
 use super::watch::Watch;
 use crate::base::buf::Chunk;
 use crate::base::clock;
@@ -37,8 +33,9 @@ pub enum Side {
 /// A connected stream, TCP or Unix.
 pub struct Stream {
     fd: RawFd,
-    recv: Lane<RecvAsk, io::Result<Chunk>>,
-    send: Lane<Chunk, io::Result<Chunk>>,
+    socket: Socket,
+    recv: Receiving,
+    send: Sending,
     watch: Watch,
     session: Option<Box<Session>>, // of TLS
     quiet: bool,
@@ -47,20 +44,16 @@ pub struct Stream {
 
 impl Stream {
     pub(super) fn tcp(stream: TcpStream) -> Self {
-        let fd = stream.as_raw_fd();
-        let (read, write) = halves(stream);
-        Self::of(fd, lane::receiving(read), |watch| lane::sending(write, watch))
+        Self::of(stream.as_raw_fd(), stream.into())
     }
 
     pub(super) fn unix(stream: UnixStream) -> Self {
-        let fd = stream.as_raw_fd();
-        let (read, write) = halves(stream);
-        Self::of(fd, lane::receiving(read), |watch| lane::sending(write, watch))
+        Self::of(stream.as_raw_fd(), stream.into())
     }
 
-    fn of(fd: RawFd, recv: Lane<RecvAsk, io::Result<Chunk>>, send: impl FnOnce(Watch) -> Lane<Chunk, io::Result<Chunk>>) -> Self {
-        let watch = Watch::new(fd);
-        Self { fd, recv, send: send(watch.clone()), watch, session: None, quiet: false, shut: false }
+    fn of(fd: RawFd, socket: Socket) -> Self {
+        let (recv, send) = (Receiving::default(), Sending::default());
+        Self { fd, socket, recv, send, watch: Watch::new(fd), session: None, quiet: false, shut: false }
     }
 
     /// The connection's deadline.
@@ -93,9 +86,9 @@ impl Stream {
             return self.poll_recv_secured(cx, ask);
         }
         if !self.recv.busy() {
-            self.recv.start(ask);
+            self.recv.start(&self.socket, ask);
         }
-        let polled = self.recv.poll(cx);
+        let polled = self.recv.poll(&self.socket, cx);
         if polled.is_ready() {
             clock::refresh();
         }
@@ -119,7 +112,7 @@ impl Stream {
     #[inline]
     pub fn start_send(&mut self, chunk: Chunk) {
         match self.session {
-            None => self.send.start(chunk),
+            None => self.send.start(&self.socket, chunk),
             Some(_) => self.start_send_secured(&chunk),
         }
     }
@@ -158,7 +151,7 @@ impl Stream {
     #[inline]
     fn poll_send_lane(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         match self.session {
-            None => self.send.poll(cx),
+            None => self.send.poll(&self.socket, &self.watch, cx),
             Some(_) => self.poll_send_secured(cx),
         }
     }
@@ -219,8 +212,8 @@ impl Stream {
             self.shut();
         }
         poll_fn(|cx| {
-            let received = !self.recv.busy() || self.recv.poll(cx).is_ready();
-            let sent = !self.send.busy() || self.send.poll(cx).is_ready();
+            let received = !self.recv.busy() || self.recv.poll(&self.socket, cx).is_ready();
+            let sent = !self.send.busy() || self.send.poll(&self.socket, &self.watch, cx).is_ready();
             if received && sent { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -237,39 +230,6 @@ impl Drop for Stream {
         if self.recv.busy() || self.send.busy() {
             self.shut();
         }
-    }
-}
-
-/// Both directions of a stream. monoio's own writing half says FIN when it is dropped, one syscall for each connection that is
-/// closed a moment later anyway.
-fn halves<T>(stream: T) -> (OwnedReadHalf<T>, WriteEnd<T>) {
-    let shared = Rc::new(UnsafeCell::new(stream));
-    (OwnedReadHalf(shared.clone()), WriteEnd(shared))
-}
-
-/// The sending direction of a stream.
-struct WriteEnd<T>(Rc<UnsafeCell<T>>);
-
-impl<T: AsyncWriteRent> lane::Writable for WriteEnd<T> {
-    fn write<B: IoBuf>(&mut self, buffer: B) -> impl Future<Output = BufResult<usize, B>> {
-        // SAFETY: as monoio's own halves do it: reading and writing use separate operations of the stream, both halves live on
-        // this thread, and the Rc keeps the stream in place.
-        unsafe { &mut *self.0.get() }.write(buffer)
-    }
-}
-
-impl lane::Readable for OwnedReadHalf<TcpStream> {
-    async fn readable(&self) -> io::Result<()> {
-        // SAFETY: both halves live on this thread; `readable` takes a shared reference and the pointer stays valid while
-        // `self` holds its Rc.
-        unsafe { &*self.0.get() }.readable(false).await
-    }
-}
-
-impl lane::Readable for OwnedReadHalf<UnixStream> {
-    async fn readable(&self) -> io::Result<()> {
-        // SAFETY: as above.
-        unsafe { &*self.0.get() }.readable(false).await
     }
 }
 

@@ -160,9 +160,9 @@ impl Stream {
             }
             self.reply(cx);
             if !self.recv.busy() {
-                self.recv.start(ask);
+                self.recv.start(&self.socket, ask);
             }
-            let received = ready!(self.recv.poll(cx));
+            let received = ready!(self.recv.poll(&self.socket, cx));
             clock::refresh();
             match received {
                 // Without the peer's word that it is done, whoever cut the connection decides where the answer ends.
@@ -188,10 +188,10 @@ impl Stream {
             && session.tls.wants_write()
             && let Ok(records) = session.records(0)
         {
-            self.send.start(records);
+            self.send.start(&self.socket, records);
         }
         if self.send.busy() {
-            let _done = self.send.poll(cx);
+            let _done = self.send.poll(&self.socket, &self.watch, cx);
         }
     }
 
@@ -201,7 +201,7 @@ impl Stream {
         session.owed = true;
         match session.seal(chunk) {
             Ok(records) if self.send.busy() => session.queued = Some(records),
-            Ok(records) => self.send.start(records),
+            Ok(records) => self.send.start(&self.socket, records),
             Err(_) => self.shut(), // the session is over: the operations find the connection closed
         }
     }
@@ -214,9 +214,9 @@ impl Stream {
                 session.owed = false;
                 return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            let result = ready!(self.send.poll(cx));
+            let result = ready!(self.send.poll(&self.socket, &self.watch, cx));
             match session.queued.take() {
-                Some(records) if result.is_ok() => self.send.start(records),
+                Some(records) if result.is_ok() => self.send.start(&self.socket, records),
                 _ => {
                     session.owed = false;
                     return Poll::Ready(result);

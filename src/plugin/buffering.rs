@@ -43,8 +43,9 @@ impl Plugin for Says {
     }
 
     fn rewrite<'a>(&'a self, ctx: &'a mut Ctx<'_>) -> Flow<'a> {
-        ctx.buffer_request = self.request.or(ctx.buffer_request);
-        ctx.buffer_response = self.response.or(ctx.buffer_response);
+        let extras = ctx.extras_mut();
+        extras.buffer_request = self.request.or(extras.buffer_request);
+        extras.buffer_response = self.response.or(extras.buffer_response);
         Flow::Next
     }
 }

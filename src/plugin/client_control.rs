@@ -28,7 +28,7 @@ impl Plugin for ClientControl {
     }
 
     fn rewrite<'a>(&'a self, ctx: &'a mut Ctx<'_>) -> Flow<'a> {
-        ctx.body_limit = self.limit;
+        ctx.extras_mut().body_limit = self.limit;
         match (ctx.request.body, self.limit) {
             (BodyShape::Length(length), Some(limit)) if limit > 0 && length > limit => Flow::Answer(Answer::page(413)),
             _ => Flow::Next,

@@ -183,7 +183,7 @@ impl Plugin for Compress {
     }
 
     fn code_head(&self, ctx: &mut Ctx<'_>) {
-        if ctx.coder.is_some() || !self.rule.holds(ctx) {
+        if ctx.extras().is_some_and(|extras| extras.coder.is_some()) || !self.rule.holds(ctx) {
             return;
         }
         let accepted = self.is_accepted(ctx);
@@ -204,7 +204,7 @@ impl Plugin for Compress {
         fields.remove_known(Known::ContentLength);
         fields.remove(b"accept-ranges");
         fields.set(b"Content-Encoding", self.name());
-        ctx.coder = Some(self.coder());
+        ctx.extras_mut().coder = Some(self.coder());
         ctx.filter_body();
     }
 }

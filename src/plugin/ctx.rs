@@ -1,15 +1,15 @@
 //! What a plugin sees of an exchange. Never a protocol: heads, variables, and the ways to end or bend the exchange.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::consumers::{Consumers, Identity};
+use super::extras::Extras;
 use crate::base::address::Address;
 use crate::base::clock::Tick;
-use crate::config::model::Timeout;
-use crate::proto::message::{Known, Reason, RequestHead, ResponseHead};
+use crate::proto::message::{Reason, RequestHead, ResponseHead};
 use crate::proto::uri;
 
 /// One exchange, from its route match to its log line.
@@ -29,17 +29,14 @@ pub struct Ctx<'e> {
     /// Index of the matched host in the route's hosts.
     pub matched_host: Option<u16>,
     /// Captures of the matched path pattern: (name, value).
-    pub captures: Vec<(Box<str>, Vec<u8>)>,
+    pub captures: &'e mut Vec<(Box<str>, Vec<u8>)>,
     /// The consumers of this epoch.
     pub consumers: &'e Consumers,
     /// Who the client is, once an auth plugin attached a consumer. Lent by the epoch: a count of its owners would be written by
     /// every worker that serves this consumer.
     pub consumer: Option<&'e Identity>,
-    /// What the upstream gets instead of what the client sent.
-    pub outgoing: Outgoing,
     /// Upstream tries so far, in order.
-    pub tries: Vec<Try>,
-    kept: (&'e mut Vec<Try>, &'e mut Vec<(Box<str>, Vec<u8>)>),
+    pub tries: &'e mut Vec<Try>,
     /// What was sent to the client.
     pub sent: Sent,
     /// What becomes of the response's body; see [`Ctx::replace_body`] and [`Ctx::collect_body`].
@@ -54,32 +51,15 @@ pub struct Ctx<'e> {
     pub reason: Reason,
     /// Bytes of the request as received, head and body.
     pub request_bytes: u64,
-    /// The id that `request-id` gave the request or found in it.
-    pub named_id: Option<Vec<u8>>,
-    /// Fields that plugins of the request phases want in the answer: set before its `header_filter`.
-    pub answer_fields: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What codes the response's body, behind every `body_filter`.
-    pub coder: Option<Box<dyn super::compress::Coder>>,
-    /// Whether the request's body is gathered first, where a plugin has a say.
-    pub buffer_request: Option<bool>,
-    /// Whether the response is taken as fast as its node gives it, where a plugin has a say.
-    pub buffer_response: Option<bool>,
-    /// Where a copy of the request goes.
-    pub mirror: Option<Box<Mirror>>,
     /// Slot of the upstream that a plugin chose in place of the route's.
     pub upstream: Option<u32>,
-    /// Longest body that a plugin allows here, in place of the gateway's limit; 0 is no limit.
-    pub body_limit: Option<u64>,
-    /// 32 hex digits, made on first use.
-    pub request_id: std::cell::OnceCell<[u8; 32]>,
     /// Epoch the request began with.
     pub epoch: u64,
     /// Index of the worker.
     pub worker: u16,
-    /// Results of `_meta.filter`, by plugin instance; made once per request.
-    filters: RefCell<Vec<(usize, bool)>>,
-    /// Content-Encoding of a collected body, as it came.
-    coding: String,
+    extras: &'e mut Extras,
+    /// Something is in them.
+    has_extras: Cell<bool>,
 }
 
 /// The client's connection.
@@ -116,19 +96,6 @@ pub struct RouteInfo {
     pub hosts: Vec<String>,
     /// Number of this route among all ever compiled: an index for per-worker state that needs no hash.
     pub slot: u32,
-}
-
-/// Edits to what the upstream gets.
-#[derive(Debug, Default)]
-pub struct Outgoing {
-    /// Path and query, sent as it is (APISIX `upstream_uri`).
-    pub uri: Option<Vec<u8>>,
-    /// Host (applies with `pass_host: pass`).
-    pub host: Option<Vec<u8>>,
-    /// Method text.
-    pub method: Option<Vec<u8>>,
-    /// Values of `$0`, `$1`... of proxy-rewrite's `regex_uri`.
-    pub regex_captures: Vec<Vec<u8>>,
 }
 
 /// One upstream try.
@@ -177,19 +144,6 @@ pub enum BodyPlan {
     Collect(usize),
     /// It is dropped and this goes out instead.
     Replace(Vec<u8>),
-}
-
-/// A copy of the request: to which upstream, with which target.
-#[derive(Clone, Debug)]
-pub struct Mirror {
-    /// Slot of the upstream.
-    pub upstream: u32,
-    /// Path in place of the request's, or in front of it.
-    pub path: Option<Arc<str>>,
-    /// It goes in front.
-    pub prefix: bool,
-    /// Deadlines.
-    pub timeout: Timeout,
 }
 
 /// Who made the response. APISIX `response_source`.
@@ -260,10 +214,6 @@ impl<'e> Ctx<'e> {
     /// Begins an exchange with a connection's reusable parts.
     #[inline]
     pub fn begin(parts: &'e mut Parts, conn: &'e ConnInfo, consumers: &'e Consumers, started: Tick) -> Self {
-        let mut tries = std::mem::take(&mut parts.tries);
-        let mut captures = std::mem::take(&mut parts.captures);
-        tries.clear();
-        captures.clear();
         Self {
             request: &mut parts.request,
             response: &mut parts.response,
@@ -272,12 +222,10 @@ impl<'e> Ctx<'e> {
             route: None,
             matched_uri: 0,
             matched_host: None,
-            captures,
+            captures: &mut parts.captures,
             consumers,
             consumer: None,
-            outgoing: Outgoing::default(),
-            tries,
-            kept: (&mut parts.tries, &mut parts.captures),
+            tries: &mut parts.tries,
             sent: Sent::default(),
             body_plan: BodyPlan::Stream,
             started,
@@ -285,27 +233,22 @@ impl<'e> Ctx<'e> {
             source: Source::Gateway,
             reason: Reason::Internal,
             request_bytes: 0,
-            named_id: None,
-            answer_fields: Vec::new(),
-            coder: None,
-            buffer_request: None,
-            buffer_response: None,
-            mirror: None,
             upstream: None,
-            body_limit: None,
-            request_id: std::cell::OnceCell::new(),
             epoch: 0,
             worker: 0,
-            filters: RefCell::default(),
-            coding: String::new(),
+            extras: &mut parts.extras,
+            has_extras: Cell::new(false),
         }
     }
 
     /// Ends the exchange: gives the parts back and drops the first `used` bytes of what was received (head and the body
     /// behind it). What is left is the next request's.
     pub fn end(&mut self, used: usize) {
-        std::mem::swap(self.kept.0, &mut self.tries);
-        std::mem::swap(self.kept.1, &mut self.captures);
+        self.tries.clear();
+        self.captures.clear();
+        if self.has_extras.take() {
+            self.extras.clear();
+        }
         self.request.clear();
         let received = self.request.fields.received_mut();
         received.consume(used);
@@ -318,6 +261,31 @@ impl<'e> Ctx<'e> {
 }
 
 impl<'e> Ctx<'e> {
+    /// What plugins added, if anything.
+    #[inline]
+    pub fn extras(&self) -> Option<&Extras> {
+        self.has_extras.get().then_some(&*self.extras)
+    }
+
+    /// The same, to add to.
+    pub fn extras_mut(&mut self) -> &mut Extras {
+        self.has_extras.set(true);
+        self.extras
+    }
+
+    /// Puts what plugins of the request phases want in the answer beside what the upstream says, as APISIX does.
+    pub fn add_answer_fields(&mut self) {
+        if self.has_extras.get() {
+            self.extras.answer_fields.iter().for_each(|(name, value)| self.response.fields.add(name, value));
+        }
+    }
+
+    /// The same, for what is remembered without being an edit.
+    pub(super) fn extras_cell(&self) -> &Extras {
+        self.has_extras.set(true);
+        self.extras
+    }
+
     /// Address of the client after real-ip; `None` on a Unix socket.
     pub fn remote_ip(&self) -> Option<IpAddr> {
         match self.real_ip {
@@ -362,50 +330,6 @@ impl<'e> Ctx<'e> {
         }
     }
 
-    /// Codes a piece of the response's body, where a plugin set a coder.
-    pub fn code_body(&mut self, data: &mut Vec<u8>, last: bool) {
-        if let Some(coder) = &mut self.coder {
-            coder.code(data, last);
-        }
-    }
-
-    /// The result of `_meta.filter` for an instance: evaluated once, then remembered. APISIX resources.md §2.3.
-    pub fn filtered(&self, instance: usize, evaluate: impl FnOnce() -> bool) -> bool {
-        if let Some((_, passes)) = self.filters.borrow().iter().find(|(have, _)| *have == instance) {
-            return *passes;
-        }
-        let passes = evaluate();
-        self.filters.borrow_mut().push((instance, passes));
-        passes
-    }
-
-    /// Notes that an instance does nothing for this response.
-    pub fn note_skipped(&self, instance: usize) {
-        self.filters.borrow_mut().push((instance, false));
-    }
-
-    /// True if [`Ctx::note_skipped`] was called for the instance.
-    pub fn was_skipped(&self, instance: usize) -> bool {
-        self.filters.borrow().iter().any(|(have, passes)| *have == instance && !passes)
-    }
-
-    /// Remembers the response's Content-Encoding before it is removed.
-    pub fn remember_coding(&mut self) {
-        if let Some(value) = self.response.fields.known(Known::ContentEncoding) {
-            self.coding = String::from_utf8_lossy(value).trim().to_ascii_lowercase();
-        }
-    }
-
-    /// The remembered Content-Encoding; empty for none.
-    pub fn coding(&self) -> &str {
-        &self.coding
-    }
-
-    /// The body is decoded now.
-    pub fn take_coding(&mut self) {
-        self.coding.clear();
-    }
-
     /// Takes a query argument out of everything that goes on: the upstream's target, variables, the log.
     pub fn remove_query_arg(&mut self, name: &[u8]) {
         let Some(query) = self.request.query else { return };
@@ -444,7 +368,7 @@ impl<'e> Ctx<'e> {
 }
 
 /// Owner of an exchange's reusable parts, kept by the connection's task between requests.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Parts {
     /// Request head.
     pub request: RequestHead,
@@ -454,6 +378,8 @@ pub struct Parts {
     pub tries: Vec<Try>,
     /// Kept allocation of [`Ctx::captures`].
     pub captures: Vec<(Box<str>, Vec<u8>)>,
+    /// Empty between exchanges.
+    pub(super) extras: Box<Extras>,
 }
 
 impl Parts {

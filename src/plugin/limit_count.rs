@@ -292,11 +292,12 @@ impl LimitCount {
 /// Notes the headers of the answer; a later limit's win.
 fn show(ctx: &mut Ctx<'_>, rule: &Rule, limit: u64, verdict: &Verdict) {
     let values = [digits(limit), digits(verdict.remaining), seconds(verdict.reset)];
-    ctx.answer_fields.reserve(values.len());
+    let fields = &mut ctx.extras_mut().answer_fields;
+    fields.reserve(values.len());
     for (name, value) in rule.headers.iter().zip(values) {
-        match ctx.answer_fields.iter_mut().find(|(have, _)| have == name) {
+        match fields.iter_mut().find(|(have, _)| have == name) {
             Some((_, have)) => *have = value,
-            None => ctx.answer_fields.push((name.clone(), value)),
+            None => fields.push((name.clone(), value)),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod conf;
 pub mod consumers;
 pub mod cors;
 pub mod ctx;
+pub mod extras;
 pub mod fault_injection;
 pub mod headers;
 pub mod ip_restriction;
@@ -112,7 +113,7 @@ pub trait Plugin: Send + Sync {
     /// `data` in place. Called per piece, `last` with the final one (which may be empty); once with a collected body.
     fn body_filter(&self, _ctx: &mut Ctx<'_>, _data: &mut Vec<u8>, _last: bool) {}
 
-    /// The head's part of a content coding, after every `header_filter`: whether it shall be (`ctx.coder` codes the body then,
+    /// The head's part of a content coding, after every `header_filter`: whether it shall be (`extras.coder` codes the body then,
     /// after every `body_filter`), and its fields.
     fn code_head(&self, _ctx: &mut Ctx<'_>) {}
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use super::conf::{Field, Shape, field};
-use super::ctx::Mirror;
+use super::extras::Mirror;
 use super::{BuildContext, ConfFault, Ctx, Flow, Phases, Plugin, random};
 use crate::config::model::{Timeout, mirror_identity};
 
@@ -78,7 +78,7 @@ impl Plugin for ProxyMirror {
 
     fn rewrite<'a>(&'a self, ctx: &'a mut Ctx<'_>) -> Flow<'a> {
         if self.sample > 0xffff_ffff || random::next() >> 32 < self.sample {
-            ctx.mirror = Some(Box::new(self.mirror.clone()));
+            ctx.extras_mut().mirror = Some(Box::new(self.mirror.clone()));
         }
         Flow::Next
     }

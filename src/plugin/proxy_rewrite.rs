@@ -113,16 +113,16 @@ impl Plugin for ProxyRewrite {
 
     fn rewrite<'a>(&'a self, ctx: &'a mut Ctx<'_>) -> Flow<'a> {
         if let Some(host) = &self.host {
-            ctx.outgoing.host = Some(host.clone());
+            ctx.extras_mut().outgoing.host = Some(host.clone());
         }
         let uri = if self.raw { self.raw_uri(ctx) } else { self.normal_uri(ctx) };
-        ctx.outgoing.uri = Some(uri);
+        ctx.extras_mut().outgoing.uri = Some(uri);
         if !self.headers.is_empty() {
-            let rendered = self.headers.render(ctx, &ctx.outgoing.regex_captures);
+            let rendered = self.headers.render(ctx, ctx.extras().map_or(&[], |extras| &extras.outgoing.regex_captures));
             rendered.apply(&mut ctx.request.fields);
         }
         if let Some(method) = &self.method {
-            ctx.outgoing.method = Some(method.clone());
+            ctx.extras_mut().outgoing.method = Some(method.clone());
         }
         Flow::Next
     }
@@ -192,7 +192,7 @@ impl ProxyRewrite {
             let replaced = replacement.render_with(&NoVars, &captures);
             out.extend(replaced.into_iter().map(|byte| if byte == 0 { b'$' } else { byte }));
             out.extend_from_slice(subject.get(whole.end..).unwrap_or_default());
-            ctx.outgoing.regex_captures = captures;
+            ctx.extras_mut().outgoing.regex_captures = captures;
             return Some((out, false));
         }
         None

@@ -77,16 +77,16 @@ impl Plugin for RequestId {
             ctx.request.fields.set(&self.header, &made);
             made
         });
-        ctx.named_id = Some(id);
+        ctx.extras_mut().named_id = Some(id);
         Flow::Next
     }
 
     fn header_filter(&self, ctx: &mut Ctx<'_>) {
         if ctx.response.fields.first(&self.header).is_none_or(<[u8]>::is_empty)
-            && let Some(id) = ctx.named_id.take()
+            && let Some(id) = ctx.extras_mut().named_id.take()
         {
             ctx.response.fields.set(&self.header, &id);
-            ctx.named_id = Some(id);
+            ctx.extras_mut().named_id = Some(id);
         }
     }
 }

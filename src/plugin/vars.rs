@@ -159,11 +159,11 @@ impl Ctx<'_> {
             Named::BalancerIp => self.tries.last()?.node.and_then(|node| node.ip()).map(Value::Ip),
             Named::BalancerPort => self.tries.last()?.node.map(|node| Value::Int(i64::from(node.port()))),
             Named::UpstreamScheme => Some(Value::text(b"http")),
-            Named::UpstreamUri => match &self.outgoing.uri {
+            Named::UpstreamUri => match self.outgoing().and_then(|outgoing| outgoing.uri.as_deref()) {
                 Some(uri) => Some(Value::text(uri)),
                 None => Some(Value::text(b"")),
             },
-            Named::UpstreamHost => match &self.outgoing.host {
+            Named::UpstreamHost => match self.outgoing().and_then(|outgoing| outgoing.host.as_deref()) {
                 Some(host) => Some(Value::text(host)),
                 None => self.request.fields.known(Known::Host).map(Value::text),
             },
@@ -217,10 +217,16 @@ impl Ctx<'_> {
 
     /// What names this request: the id of `request-id`, else 32 hex digits made once.
     pub fn request_id(&self) -> &[u8] {
-        match &self.named_id {
+        let extras = self.extras_cell();
+        match &extras.named_id {
             Some(id) => id,
-            None => self.request_id.get_or_init(random_id),
+            None => extras.request_id.get_or_init(random_id),
         }
+    }
+
+    /// True where something gave it one already.
+    pub fn has_request_id(&self) -> bool {
+        self.extras().is_some_and(|extras| extras.named_id.is_some() || extras.request_id.get().is_some())
     }
 }
 

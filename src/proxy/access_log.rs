@@ -231,7 +231,7 @@ fn json(ctx: &Ctx<'_>, out: &mut Vec<u8>) {
             text(out, name, value);
         }
     }
-    if ctx.named_id.is_some() || ctx.request_id.get().is_some() {
+    if ctx.has_request_id() {
         text(out, "request_id", ctx.request_id());
     }
     number(out, "worker", u64::from(ctx.worker));

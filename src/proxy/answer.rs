@@ -6,12 +6,12 @@ use crate::proto::message::BodyShape;
 
 /// Puts an answer into `ctx.response` and gives back its body.
 pub fn prepare(ctx: &mut Ctx<'_>, answer: Answer) -> Vec<u8> {
+    ctx.extras_mut().coder = None; // of an answer that this one replaces
     let response = &mut *ctx.response;
     response.clear();
     drop(response.fields.take_received());
     response.status = answer.status;
     response.keep_alive = true;
-    ctx.coder = None; // of an answer that this one replaces
     let typed = answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"content-type"));
     let (body, content_type) = match answer.body {
         AnswerBody::Page if answer.status >= 300 => (page(answer.status), "text/html; charset=utf-8"),

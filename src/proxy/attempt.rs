@@ -1,6 +1,6 @@
 //! One try at an upstream node: the request goes out, the response's head comes in.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::upload::{Upload, upstream_fault};
 use crate::base::buf::Chunk;
 use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
+use crate::config::gateway::Timeouts;
 use crate::config::model::Timeout;
 use crate::net::Wait;
 use crate::plugin::Ctx;
@@ -20,13 +21,11 @@ use crate::upstream::Connection;
 
 /// Deadlines of a try.
 #[derive(Clone, Copy)]
-pub struct Deadlines {
+pub struct Deadlines<'e> {
     /// The upstream's.
-    pub upstream: Timeout,
-    /// `timeouts.body`
-    pub body: Duration,
-    /// `timeouts.send`
-    pub send: Duration,
+    pub upstream: &'e Timeout,
+    /// The client's.
+    pub client: &'e Timeouts,
 }
 
 const HEAD: HeadLimits =
@@ -38,45 +37,47 @@ const HEAD: HeadLimits =
 ///
 /// # Errors
 /// Whose side failed; `retry` is set where the upstream failed and not a byte of an answer was seen.
-pub async fn run(
+pub fn run(
     ctx: &mut Ctx<'_>,
     down: &mut Downstream,
     up: &mut Connection,
     upload: &mut Upload,
     out: Chunk,
-    deadlines: &Deadlines,
+    deadlines: &Deadlines<'_>,
     gated: bool,
     awaited: bool,
-) -> Result<(), Error> {
-    up.served += 1;
-    ctx.response.clear();
-    drop(ctx.response.fields.take_received());
-    up.stream.watch().arm(Wait::Send, deadlines.upstream.send);
-    match upload.read_whole() {
-        true => up.stream.start_send_quietly(out), // nothing follows it; its end shows in the answer
-        false => up.stream.start_send(out),
-    }
-    let mut interim = 0;
-    let mut waiting = Waiting { awaited, ..Waiting::default() };
-    loop {
-        let got = poll_fn(|cx| poll(cx, down, up, upload, deadlines, gated, &mut waiting)).await;
-        let chunk = match got {
-            Ok(chunk) if !chunk.is_empty() => chunk,
-            ended => return Err(waiting.client.unwrap_or_else(|| ended_early(ctx, up, ended, waiting.broken))),
-        };
-        up.stream.watch().touch();
-        ctx.response.fields.received_mut().join(chunk);
-        while let Progress::Complete = parse(ctx)? {
-            match ctx.response.status {
-                101 => return Ok(()),
-                100..=199 => {
-                    interim += 1;
-                    if interim > limits::INTERIM_RESPONSES {
-                        return Err(Error::new(Side::Upstream, Kind::Malformed));
+) -> impl Future<Output = Result<(), Error>> {
+    async move {
+        up.served += 1;
+        ctx.response.clear();
+        drop(ctx.response.fields.take_received());
+        up.stream.watch().arm(Wait::Send, deadlines.upstream.send);
+        match upload.read_whole() {
+            true => up.stream.start_send_quietly(out), // nothing follows it; its end shows in the answer
+            false => up.stream.start_send(out),
+        }
+        let mut interim = 0;
+        let mut waiting = Waiting { awaited, ..Waiting::default() };
+        loop {
+            let got = poll_fn(|cx| poll(cx, down, up, upload, deadlines, gated, &mut waiting)).await;
+            let chunk = match got {
+                Ok(chunk) if !chunk.is_empty() => chunk,
+                ended => return Err(waiting.client.unwrap_or_else(|| ended_early(ctx, up, ended, waiting.broken))),
+            };
+            up.stream.watch().touch();
+            ctx.response.fields.received_mut().join(chunk);
+            while let Progress::Complete = parse(ctx)? {
+                match ctx.response.status {
+                    101 => return Ok(()),
+                    100..=199 => {
+                        interim += 1;
+                        if interim > limits::INTERIM_RESPONSES {
+                            return Err(Error::new(Side::Upstream, Kind::Malformed));
+                        }
+                        cold(pass_interim(ctx, down, deadlines.client.send)).await?;
                     }
-                    cold(pass_interim(ctx, down, deadlines.send)).await?;
+                    _ => return Ok(()),
                 }
-                _ => return Ok(()),
             }
         }
     }
@@ -98,13 +99,13 @@ fn poll(
     down: &mut Downstream,
     up: &mut Connection,
     upload: &mut Upload,
-    deadlines: &Deadlines,
+    deadlines: &Deadlines<'_>,
     gated: bool,
     waiting: &mut Waiting,
 ) -> Poll<io::Result<Chunk>> {
     let mut uploading = up.stream.sending() || (waiting.broken.is_none() && !upload.sent_whole());
     if uploading {
-        match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
+        match upload.poll(cx, down, &mut up.stream, (deadlines.client.body, deadlines.upstream.send)) {
             Poll::Ready(Err(error)) if error.side == Side::Downstream => {
                 waiting.client = Some(error);
                 return Poll::Ready(Ok(Chunk::empty()));

@@ -33,7 +33,6 @@ pub enum After {
 
 /// Serves a connection to its end, and lets go `guard` then. What exchanges need lives in a future of its own, which a
 /// connection that is idle among many gives up: it keeps its stream and little more.
-#[expect(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice, as long as the connection is open")]
 pub fn serve(
     core: Rc<Core>,
     guard: impl Sized + 'static,
@@ -73,31 +72,35 @@ enum Work {
 }
 
 /// Reads heads and runs exchanges, one after the other.
-async fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first: Option<Tick>) -> Work {
-    let mut parts = core.parts();
-    let why = loop {
-        let after = match read_head(core, down, &mut parts, first.take()).await {
-            Head::Whole(view, started) => {
-                info.requests.set(info.requests.get() + 1);
-                exchange::run(core, view, down, &mut parts, info, started).await
+fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first: Option<Tick>) -> impl Future<Output = Work> {
+    async move {
+        let mut parts = core.parts();
+        let why = loop {
+            let after = match read_head(core, down, &mut parts, first.take()).await {
+                Head::Whole(view, started) => {
+                    info.requests.set(info.requests.get() + 1);
+                    exchange::run(core, view, down, &mut parts, info, started).await
+                }
+                Head::Faulty(fault, started) => {
+                    exchange::cold(exchange::refuse(core, down, &mut parts, info, &fault, started)).await
+                }
+                Head::Idle => break Work::Paused,
+                Head::Gone => break Work::Ended,
+            };
+            match after {
+                After::Keep => {}
+                After::Close => break Work::Lingers,
+                After::Cut => {
+                    down.stream.reset_on_close();
+                    break Work::Ended;
+                }
+                After::Done if down.has_bytes() => break Work::Lingers,
+                After::Done | After::Gone => break Work::Ended,
             }
-            Head::Faulty(fault, started) => exchange::cold(exchange::refuse(core, down, &mut parts, info, &fault, started)).await,
-            Head::Idle => break Work::Paused,
-            Head::Gone => break Work::Ended,
         };
-        match after {
-            After::Keep => {}
-            After::Close => break Work::Lingers,
-            After::Cut => {
-                down.stream.reset_on_close();
-                break Work::Ended;
-            }
-            After::Done if down.has_bytes() => break Work::Lingers,
-            After::Done | After::Gone => break Work::Ended,
-        }
-    };
-    core.keep_parts(parts);
-    why
+        core.keep_parts(parts);
+        why
+    }
 }
 
 /// Waits for an idle client's next bytes, which the next head begins with; false where there are none to come.
@@ -124,39 +127,41 @@ enum Head {
 
 /// Reads until a head is whole. `accepted` is the moment of the accept for a connection's first head. No view is held while
 /// waiting: an idle connection must not keep an old epoch alive.
-async fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accepted: Option<Tick>) -> Head {
-    let mut started = accepted;
-    if !parts.request.fields.received().is_empty() {
-        started = Some(clock::now());
-    }
-    loop {
-        let since = started.unwrap_or_else(clock::now);
-        let view = core.view();
-        match parse(core, &view, down, parts, started) {
-            Ok(Progress::Complete) => return Head::Whole(view, since),
-            Ok(Progress::Partial) => drop(view),
-            Err(fault) => return Head::Faulty(fault, since),
+fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accepted: Option<Tick>) -> impl Future<Output = Head> {
+    async move {
+        let mut started = accepted;
+        if !parts.request.fields.received().is_empty() {
+            started = Some(clock::now());
         }
-        let idle = started.is_none();
-        if idle && core.gates_receives() && !down.has_bytes() {
-            return Head::Idle;
-        }
-        core.counters.idle.add(u64::from(idle));
-        let read = poll_fn(|cx| down.poll_bytes(cx, false, limits::CHUNK_HEAD_BYTES)).await;
-        core.counters.idle.sub(u64::from(idle));
-        let late = down.stream.watch().fired() == Some(Wait::Header);
-        let received = parts.request.fields.received_mut();
-        match read {
-            Ok(chunk) if !chunk.is_empty() => {
-                started.get_or_insert_with(clock::now);
-                core.counters.bytes_in.add(chunk.len() as u64);
-                received.join(chunk);
+        loop {
+            let since = started.unwrap_or_else(clock::now);
+            let view = core.view();
+            match parse(core, &view, down, parts, started) {
+                Ok(Progress::Complete) => return Head::Whole(view, since),
+                Ok(Progress::Partial) => drop(view),
+                Err(fault) => return Head::Faulty(fault, since),
             }
-            _ if late && !received.is_empty() => {
-                let fault = HeadFault { status: 408, reason: Reason::ClientHeaderTimeout, what: "the head took too long" };
-                return Head::Faulty(fault, since);
+            let idle = started.is_none();
+            if idle && core.gates_receives() && !down.has_bytes() {
+                return Head::Idle;
             }
-            _ => return Head::Gone,
+            core.counters.idle.add(u64::from(idle));
+            let read = poll_fn(|cx| down.poll_bytes(cx, false, limits::CHUNK_HEAD_BYTES)).await;
+            core.counters.idle.sub(u64::from(idle));
+            let late = down.stream.watch().fired() == Some(Wait::Header);
+            let received = parts.request.fields.received_mut();
+            match read {
+                Ok(chunk) if !chunk.is_empty() => {
+                    started.get_or_insert_with(clock::now);
+                    core.counters.bytes_in.add(chunk.len() as u64);
+                    received.join(chunk);
+                }
+                _ if late && !received.is_empty() => {
+                    let fault = HeadFault { status: 408, reason: Reason::ClientHeaderTimeout, what: "the head took too long" };
+                    return Head::Faulty(fault, since);
+                }
+                _ => return Head::Gone,
+            }
         }
     }
 }

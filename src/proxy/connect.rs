@@ -41,7 +41,7 @@ impl<'e> Exchange<'e> {
         ctx: &mut Ctx<'e>,
         spec: &'e Arc<Spec>,
         picked: Picked,
-        deadlines: &Deadlines,
+        deadlines: &Deadlines<'_>,
     ) -> Result<(Picked, Box<Connection>), Error> {
         let (addresses, client) = {
             let (mut pools, mut upstreams) = (self.core.pools.borrow_mut(), self.core.upstreams.borrow_mut());

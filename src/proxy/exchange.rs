@@ -1,5 +1,6 @@
 //! One exchange, all its phases in order. APISIX request.md §4.1.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,29 +39,31 @@ pub(super) struct Exchange<'e> {
 }
 
 /// Runs an exchange for the head in `parts`, to its log line, under the epoch in which the head was read.
-pub async fn run(
+pub fn run(
     core: &Rc<Core>,
     view: Rc<View>,
     down: &mut Downstream,
     parts: &mut Parts,
     info: &ConnInfo,
     started: Tick,
-) -> After {
-    core.counters.requests.add(1);
-    let upload = Upload::new(parts.request.body, view.snapshot.gateway.limits.body_bytes);
-    let mut exchange = Exchange::new(core, &view, down, upload);
-    let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
-    (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
-    let said_close = !ctx.request.keep_alive;
-    let mut after = exchange.serve(&mut ctx).await;
-    if after == After::Close && said_close && exchange.upload.read_whole() {
-        after = After::Done;
+) -> impl Future<Output = After> {
+    async move {
+        core.counters.requests.add(1);
+        let upload = Upload::new(parts.request.body, view.snapshot.gateway.limits.body_bytes);
+        let mut exchange = Exchange::new(core, &view, down, upload);
+        let mut ctx = Ctx::begin(parts, info, &view.snapshot.consumers, started);
+        (ctx.epoch, ctx.worker) = (view.snapshot.epoch, core.index);
+        let said_close = !ctx.request.keep_alive;
+        let mut after = exchange.serve(&mut ctx).await;
+        if after == After::Close && said_close && exchange.upload.read_whole() {
+            after = After::Done;
+        }
+        let used = ctx.request.head_bytes + exchange.upload.with_head;
+        ctx.request_bytes = used as u64 + exchange.upload.received;
+        exchange.finish(&mut ctx);
+        ctx.end(used);
+        after
     }
-    let used = ctx.request.head_bytes + exchange.upload.with_head;
-    ctx.request_bytes = used as u64 + exchange.upload.received;
-    exchange.finish(&mut ctx);
-    ctx.end(used);
-    after
 }
 
 /// Answers a request whose head was refused, logs it, and closes.
@@ -100,36 +103,38 @@ impl<'e> Exchange<'e> {
     }
 
     /// Everything from the match to the answer.
-    async fn serve(&mut self, ctx: &mut Ctx<'e>) -> After {
-        if self.core.pressure.get() == Pressure::Full {
-            return cold(self.overloaded(ctx)).await;
-        }
-        let snapshot = self.snapshot();
-        self.down.until = snapshot.request_limit.map(|limit| ctx.started.after(limit));
-        prelude::real_ip(ctx, &snapshot.gateway.real_ip);
-        self.forwarded_applied = prelude::forwarded(ctx, &snapshot.gateway, snapshot.reads_forwarded);
-        self.find_route(ctx);
-        let ended = match self.route {
-            Some(route) if route.chain.is_empty() && snapshot.global.is_empty() => None,
-            Some(route) => {
-                let answer = self.request_phases(ctx, route).await;
-                if let Some(limit) = ctx.body_limit {
-                    self.upload.set_limit(limit);
-                }
-                answer.map(Box::new)
+    fn serve(&mut self, ctx: &mut Ctx<'e>) -> impl Future<Output = After> {
+        async move {
+            if self.core.pressure.get() == Pressure::Full {
+                return cold(self.overloaded(ctx)).await;
             }
-            None => match cold(self.global_phases(ctx)).await {
-                None => {
-                    ctx.reason = Reason::NoRoute;
-                    Some(Box::new(no_route()))
+            let snapshot = self.snapshot();
+            self.down.until = snapshot.request_limit.map(|limit| ctx.started.after(limit));
+            prelude::real_ip(ctx, &snapshot.gateway.real_ip);
+            self.forwarded_applied = prelude::forwarded(ctx, &snapshot.gateway, snapshot.reads_forwarded);
+            self.find_route(ctx);
+            let ended = match self.route {
+                Some(route) if route.chain.is_empty() && snapshot.global.is_empty() => None,
+                Some(route) => {
+                    let answer = self.request_phases(ctx, route).await;
+                    if let Some(limit) = ctx.extras().and_then(|extras| extras.body_limit) {
+                        self.upload.set_limit(limit);
+                    }
+                    answer.map(Box::new)
                 }
-                answer => answer.map(Box::new),
-            },
-        };
-        match (ended, self.route) {
-            (Some(answer), _) => cold(self.answer(ctx, *answer)).await, // boxed: none is there while a node is asked
-            (None, Some(route)) => self.proxy(ctx, route).await,
-            (None, None) => cold(self.answer(ctx, Answer::page(500))).await,
+                None => match cold(self.global_phases(ctx)).await {
+                    None => {
+                        ctx.reason = Reason::NoRoute;
+                        Some(Box::new(no_route()))
+                    }
+                    answer => answer.map(Box::new),
+                },
+            };
+            match (ended, self.route) {
+                (Some(answer), _) => cold(self.answer(ctx, *answer)).await, // boxed: none is there while a node is asked
+                (None, Some(route)) => self.proxy(ctx, route).await,
+                (None, None) => cold(self.answer(ctx, Answer::page(500))).await,
+            }
         }
     }
 
@@ -143,14 +148,14 @@ impl<'e> Exchange<'e> {
 
     fn find_route(&mut self, ctx: &mut Ctx<'e>) {
         let snapshot = self.snapshot();
+        let mut captures = if snapshot.reads_captures { std::mem::take(ctx.captures) } else { Vec::new() };
         let ask = snapshot.ask(ctx);
         let Some(found) = snapshot.table.find(&ask) else { return };
-        let mut captures = Vec::new();
         if snapshot.reads_captures {
             snapshot.table.captures(&found, ask.path, &mut captures);
+            *ctx.captures = captures;
         }
         let Some(route) = snapshot.routes.get(found.route as usize) else { return };
-        ctx.captures = captures;
         ctx.route = Some(&route.info);
         ctx.matched_uri = found.uri;
         ctx.matched_host = found.host;
@@ -220,7 +225,7 @@ impl<'e> Exchange<'e> {
             && (self.view.snapshot.gateway.show_upstream_status || last.status >= 500)
         {
             let mut statuses = Vec::new();
-            for tried in &ctx.tries {
+            for tried in &*ctx.tries {
                 if !statuses.is_empty() {
                     statuses.extend_from_slice(b", ");
                 }
@@ -228,9 +233,7 @@ impl<'e> Exchange<'e> {
             }
             ctx.response.fields.set(b"X-APISIX-Upstream-Status", &statuses);
         }
-        for (name, value) in &ctx.answer_fields {
-            ctx.response.fields.add(name, value); // beside what the upstream says, as in APISIX
-        }
+        ctx.add_answer_fields();
         ctx.sent.status = ctx.response.status;
         self.each_chain(|chain| chain.run_header_filter(ctx));
         self.each_chain(|chain| chain.run_header_coding(ctx));
@@ -350,7 +353,7 @@ impl Exchange<'_> {
             let mut upstreams = self.core.upstreams.borrow_mut();
             // Of an older form, node numbers mean something else.
             let mut state = upstreams.known(spec).filter(|state| state.has_form(spec));
-            for tried in &ctx.tries {
+            for tried in &*ctx.tries {
                 let failed = tried.header.is_none() || tried.status >= 500;
                 if state.as_mut().is_some_and(|state| state.note(tried.index, failed)) {
                     self.core.counters.ejections.add(1);
@@ -360,7 +363,7 @@ impl Exchange<'_> {
             }
         }
         let Some(passive) = spec.checks.as_ref().and_then(|checks| checks.passive.as_ref()) else { return };
-        for tried in &ctx.tries {
+        for tried in &*ctx.tries {
             let verdict = match (tried.header, tried.status) {
                 (None, 504) => Verdict::Timeout,
                 (None, _) => Verdict::TcpFailure,

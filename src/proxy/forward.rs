@@ -1,5 +1,6 @@
 //! The upstream's part of an exchange: picking nodes, trying them, delivering the answer. APISIX request.md §3.8.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,64 +56,68 @@ impl Done {
 
 impl<'e> Exchange<'e> {
     /// Forwards the request and delivers the answer.
-    pub(super) async fn proxy(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> After {
-        let chosen = ctx.upstream.and_then(|slot| self.view.snapshot.upstreams.get(&slot));
-        let spec = match (chosen, &route.target) {
-            (Some(spec), _) | (None, Target::Upstream(spec)) => spec,
-            (None, Target::Broken(status)) => {
-                ctx.reason = Reason::RouteBroken;
-                return cold(self.answer(ctx, Answer::page(*status))).await;
+    pub(super) fn proxy(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> impl Future<Output = After> {
+        async move {
+            let chosen = ctx.upstream.and_then(|slot| self.view.snapshot.upstreams.get(&slot));
+            let spec = match (chosen, &route.target) {
+                (Some(spec), _) | (None, Target::Upstream(spec)) => spec,
+                (None, Target::Broken(status)) => {
+                    ctx.reason = Reason::RouteBroken;
+                    return cold(self.answer(ctx, Answer::page(*status))).await;
+                }
+                (None, Target::None) => {
+                    ctx.reason = Reason::NoUpstream;
+                    return cold(self.answer(ctx, Answer::page(503))).await;
+                }
+            };
+            let passive = spec.checks.as_ref().is_some_and(|checks| checks.passive.is_some());
+            self.judges = (passive || spec.policy.outlier.is_some()).then_some(spec);
+            let timeouts = &self.view.snapshot.gateway.timeouts;
+            let deadlines = Deadlines { upstream: route.timeout.as_ref().unwrap_or(&spec.timeout), client: timeouts };
+            let websocket = route.websocket && ctx.request.upgrades_websocket;
+            if self.has_work_before(ctx)
+                && let Err(error) = cold(self.before_node(ctx, spec, &deadlines)).await
+            {
+                return cold(self.body_failed(ctx, error)).await;
             }
-            (None, Target::None) => {
-                ctx.reason = Reason::NoUpstream;
-                return cold(self.answer(ctx, Answer::page(503))).await;
+            let (picked, up) = match self.reach(ctx, spec, websocket, &deadlines).await {
+                Ok(reached) => reached,
+                Err(failure) => return cold(self.failed(ctx, failure)).await,
+            };
+            if ctx.response.status == 101 {
+                return cold(self.upgraded(ctx, spec, picked, up, websocket, &deadlines)).await;
             }
-        };
-        let passive = spec.checks.as_ref().is_some_and(|checks| checks.passive.is_some());
-        self.judges = (passive || spec.policy.outlier.is_some()).then_some(spec);
-        let timeouts = &self.view.snapshot.gateway.timeouts;
-        let upstream = route.timeout.unwrap_or(spec.timeout);
-        let deadlines = Deadlines { upstream, body: timeouts.body, send: timeouts.send };
-        let websocket = route.websocket && ctx.request.upgrades_websocket;
-        if self.has_work_before(ctx)
-            && let Err(error) = cold(self.before_node(ctx, spec, &deadlines)).await
-        {
-            return cold(self.body_failed(ctx, error)).await;
+            self.deliver(ctx, spec, &picked, up, &deadlines).await
         }
-        let (picked, up) = match self.reach(ctx, spec, websocket, &deadlines).await {
-            Ok(reached) => reached,
-            Err(failure) => return cold(self.failed(ctx, failure)).await,
-        };
-        if ctx.response.status == 101 {
-            return cold(self.upgraded(ctx, spec, picked, up, websocket, &deadlines)).await;
-        }
-        self.deliver(ctx, spec, &picked, up, &deadlines).await
     }
 
     /// The body is to be gathered, or a copy sent elsewhere, before a node is asked.
     fn has_work_before(&self, ctx: &Ctx<'e>) -> bool {
-        ctx.mirror.is_some()
-            || (!ctx.request.body.is_empty() && ctx.buffer_request.unwrap_or(self.view.snapshot.gateway.buffering.request))
+        let extras = ctx.extras();
+        extras.is_some_and(|extras| extras.mirror.is_some())
+            || (!ctx.request.body.is_empty()
+                && extras.and_then(|extras| extras.buffer_request).unwrap_or(self.view.snapshot.gateway.buffering.request))
     }
 
-    async fn before_node(&mut self, ctx: &mut Ctx<'e>, spec: &'e Arc<Spec>, deadlines: &Deadlines) -> Result<(), Error> {
-        if !ctx.request.body.is_empty() && (ctx.mirror.is_some() || !is_grpc(ctx)) {
+    async fn before_node(&mut self, ctx: &mut Ctx<'e>, spec: &'e Arc<Spec>, deadlines: &Deadlines<'_>) -> Result<(), Error> {
+        let mirror = ctx.extras_mut().mirror.take();
+        if !ctx.request.body.is_empty() && (mirror.is_some() || !is_grpc(ctx)) {
             self.gather(ctx, deadlines).await?;
         }
-        if let Some(mirror) = ctx.mirror.take() {
+        if let Some(mirror) = mirror {
             self.mirror(ctx, spec, &mirror);
         }
         Ok(())
     }
 
-    async fn gather(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines) -> Result<(), Error> {
+    async fn gather(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines<'_>) -> Result<(), Error> {
         if std::mem::take(&mut ctx.request.expects_continue) {
             self.say_continue(ctx, deadlines).await?;
         }
         let buffering = &self.view.snapshot.gateway.buffering;
         let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
         let keep = |bytes| self.core.keep(bytes, buffering.worker_bytes);
-        self.upload.gather(behind_head, self.down, deadlines.body, buffering.exchange_bytes, keep).await?;
+        self.upload.gather(behind_head, self.down, deadlines.client.body, buffering.exchange_bytes, keep).await?;
         if let Some(length) = self.upload.say_length() {
             ctx.request.body = BodyShape::Length(length);
         }
@@ -140,83 +145,88 @@ impl<'e> Exchange<'e> {
     }
 
     /// Filters the head and relays the body.
-    async fn deliver(
+    fn deliver(
         &mut self,
         ctx: &mut Ctx<'e>,
         spec: &Spec,
         picked: &Picked,
         mut up: Box<Connection>,
-        deadlines: &Deadlines,
-    ) -> After {
-        ctx.source = Source::Upstream;
-        let head_at = clock::now();
-        if spec.stickiness.is_some() {
-            bind(ctx, spec, *picked);
+        deadlines: &Deadlines<'_>,
+    ) -> impl Future<Output = After> {
+        async move {
+            ctx.source = Source::Upstream;
+            let head_at = clock::now();
+            if spec.stickiness.is_some() {
+                bind(ctx, spec, *picked);
+            }
+            self.filter_head(ctx);
+            let buffering = self.view.snapshot.gateway.buffering;
+            let core = self.core;
+            let keep = |bytes| core.keep(bytes, buffering.worker_bytes);
+            let mut outbox = match self.buffers_response(ctx) {
+                true => Outbox::buffering(buffering.exchange_bytes, &keep),
+                false => Outbox::default(),
+            };
+            let mut done = match ctx.body_plan {
+                BodyPlan::Stream => self.deliver_streaming(ctx, &mut up, &mut outbox, deadlines).await,
+                _ => cold(self.deliver_changed(ctx, &mut up, &mut outbox, deadlines)).await,
+            };
+            if let Some(last) = ctx.tries.last_mut() {
+                last.total += clock::now().since(head_at);
+            }
+            let reusable = done.whole && ctx.response.keep_alive && self.upload.sent_whole() && !self.core.draining.get();
+            if reusable {
+                self.core.pools.borrow_mut().give(picked.pool, up, &spec.keepalive);
+            } else {
+                pool::retire(up);
+            }
+            if done.rest_waits
+                && let Err(error) = cold(relay::flush(ctx, self.down, &mut outbox, deadlines)).await
+            {
+                done.after = self.client_failed(ctx, error);
+            }
+            done.after
         }
-        self.filter_head(ctx);
-        let buffering = self.view.snapshot.gateway.buffering;
-        let core = self.core;
-        let keep = |bytes| core.keep(bytes, buffering.worker_bytes);
-        let mut outbox = match self.buffers_response(ctx) {
-            true => Outbox::buffering(buffering.exchange_bytes, &keep),
-            false => Outbox::default(),
-        };
-        let mut done = match ctx.body_plan {
-            BodyPlan::Stream => self.deliver_streaming(ctx, &mut up, &mut outbox, deadlines).await,
-            _ => cold(self.deliver_changed(ctx, &mut up, &mut outbox, deadlines)).await,
-        };
-        if let Some(last) = ctx.tries.last_mut() {
-            last.total += clock::now().since(head_at);
-        }
-        let reusable = done.whole && ctx.response.keep_alive && self.upload.sent_whole() && !self.core.draining.get();
-        if reusable {
-            self.core.pools.borrow_mut().give(picked.pool, up, &spec.keepalive);
-        } else {
-            pool::retire(up);
-        }
-        if done.rest_waits
-            && let Err(error) = cold(relay::flush(ctx, self.down, &mut outbox, deadlines)).await
-        {
-            done.after = self.client_failed(ctx, error);
-        }
-        done.after
     }
 
     /// True where the node's answer is taken as fast as it comes, whatever the client's pace.
     fn buffers_response(&self, ctx: &Ctx<'e>) -> bool {
-        let asked = ctx.buffer_response.unwrap_or(self.view.snapshot.gateway.buffering.response);
+        let asked = ctx.extras().and_then(|extras| extras.buffer_response);
+        let asked = asked.unwrap_or(self.view.snapshot.gateway.buffering.response);
         // nginx's word for it, which applications send.
         asked && ctx.response.fields.first(b"x-accel-buffering").is_none_or(|value| !value.eq_ignore_ascii_case(b"no"))
     }
 
-    async fn deliver_streaming(
+    fn deliver_streaming(
         &mut self,
         ctx: &mut Ctx<'e>,
         up: &mut Connection,
         outbox: &mut Outbox<'_>,
-        deadlines: &Deadlines,
-    ) -> Done {
-        let keep = self.keeps(ctx);
-        let manner = respond::manner(ctx, keep, None, false);
-        let mut out = respond::write(ctx, &manner, super::core::date().as_bytes());
-        let behind_head = ctx.response.fields.received().len().saturating_sub(ctx.response.head_bytes);
-        let begun = match behind_head > limits::COPIED_BYTES {
-            true => Download::begin_in_place(ctx, manner.framing, &mut out),
-            false => Download::begin(ctx, manner.framing, &mut out),
-        };
-        let mut body = match begun {
-            Ok(body) => body,
-            Err(error) => return Done::broken(cold(self.bad_gateway(ctx, error)).await),
-        };
-        if ctx.inside_nanos > 0 {
-            let before = Duration::from_nanos(u64::from(ctx.inside_nanos));
-            self.core.counters.inside.note(before + clock::read().since(clock::now()));
+        deadlines: &Deadlines<'_>,
+    ) -> impl Future<Output = Done> {
+        async move {
+            let keep = self.keeps(ctx);
+            let manner = respond::manner(ctx, keep, None, false);
+            let mut out = respond::write(ctx, &manner, super::core::date().as_bytes());
+            let behind_head = ctx.response.fields.received().len().saturating_sub(ctx.response.head_bytes);
+            let begun = match behind_head > limits::COPIED_BYTES {
+                true => Download::begin_in_place(ctx, manner.framing, &mut out),
+                false => Download::begin(ctx, manner.framing, &mut out),
+            };
+            let mut body = match begun {
+                Ok(body) => body,
+                Err(error) => return Done::broken(cold(self.bad_gateway(ctx, error)).await),
+            };
+            if ctx.inside_nanos > 0 {
+                let before = Duration::from_nanos(u64::from(ctx.inside_nanos));
+                self.core.counters.inside.note(before + clock::read().since(clock::now()));
+            }
+            let upload = &mut self.upload;
+            let streamed =
+                relay::stream(ctx, self.down, up, upload, &mut body, Straight(manner.framing), outbox, out, deadlines).await;
+            ctx.sent.body_bytes = body.data;
+            self.delivered(ctx, up, &manner, &body, streamed)
         }
-        let upload = &mut self.upload;
-        let streamed =
-            relay::stream(ctx, self.down, up, upload, &mut body, Straight(manner.framing), outbox, out, deadlines).await;
-        ctx.sent.body_bytes = body.data;
-        self.delivered(ctx, up, &manner, &body, streamed)
     }
 
     /// How it went, after the head was sent.
@@ -251,7 +261,7 @@ impl<'e> Exchange<'e> {
         ctx: &mut Ctx<'e>,
         up: &mut Connection,
         outbox: &mut Outbox<'_>,
-        deadlines: &Deadlines,
+        deadlines: &Deadlines<'_>,
     ) -> Done {
         let mut first = Chunk::small();
         let mut body = match Download::begin(ctx, Framing::Plain, &mut first) {
@@ -286,7 +296,7 @@ impl<'e> Exchange<'e> {
         mut body: Download,
         outbox: &mut Outbox<'_>,
         first: Chunk,
-        deadlines: &Deadlines,
+        deadlines: &Deadlines<'_>,
     ) -> Done {
         let keep = self.keeps(ctx);
         let manner = respond::manner(ctx, keep, None, true);
@@ -295,7 +305,7 @@ impl<'e> Exchange<'e> {
         let chains = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
         let upload = &mut self.upload;
         let streamed = match manner.bodyless {
-            true => self.down.send(head, deadlines.send).await.map(|bytes| {
+            true => self.down.send(head, deadlines.client.send).await.map(|bytes| {
                 ctx.sent.bytes += bytes;
                 Delivered::Sent
             }),
@@ -338,7 +348,7 @@ impl<'e> Exchange<'e> {
         picked: Picked,
         mut up: Box<Connection>,
         websocket: bool,
-        deadlines: &Deadlines,
+        deadlines: &Deadlines<'_>,
     ) -> After {
         let key = ctx.request.fields.known(Known::SecWebSocketKey).unwrap_or_default();
         if !websocket || !websocket::answers(ctx.response, key) {
@@ -355,7 +365,7 @@ impl<'e> Exchange<'e> {
         let behind = ctx.response.fields.received().filled().get(ctx.response.head_bytes..).unwrap_or_default();
         let mut behind_101 = Chunk::with_capacity(behind.len());
         crate::proto::h1::emit::put(&mut behind_101, behind);
-        match self.down.send(head, deadlines.send).await {
+        match self.down.send(head, deadlines.client.send).await {
             Ok(bytes) => ctx.sent.bytes += bytes,
             Err(error) => {
                 pool::retire(up);

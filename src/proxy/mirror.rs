@@ -13,7 +13,7 @@ use crate::base::limits;
 use crate::config::model::Timeout;
 use crate::net::{Wait, rt, tls};
 use crate::plugin::Ctx;
-use crate::plugin::ctx::Mirror;
+use crate::plugin::extras::Mirror;
 use crate::proto::h1::emit::put;
 use crate::upstream::pool::{self, Way};
 use crate::upstream::{Choice, Pools, Spec, Tried};

@@ -26,7 +26,7 @@ pub fn write(ctx: &Ctx<'_>, spec: &Spec, node: u16, websocket: bool, forwarded_a
     let request = &*ctx.request;
     let behind_head = request.fields.received().len().saturating_sub(request.head_bytes);
     let mut out = Chunk::with_capacity(request.head_bytes + behind_head + limits::OWN_FIELDS_BYTES);
-    let method = ctx.outgoing.method.as_deref().unwrap_or_else(|| request.method_text());
+    let method = ctx.outgoing().and_then(|outgoing| outgoing.method.as_deref()).unwrap_or_else(|| request.method_text());
     put(&mut out, method);
     put(&mut out, b" ");
     target(ctx, paths, &mut out);
@@ -54,7 +54,7 @@ pub fn write(ctx: &Ctx<'_>, spec: &Spec, node: u16, websocket: bool, forwarded_a
 /// Path and query: a plugin's, else as the client wrote it, else the canonical path encoded again (design.md §4).
 fn target(ctx: &Ctx<'_>, paths: &Paths, out: &mut Chunk) {
     let request = &*ctx.request;
-    if let Some(uri) = &ctx.outgoing.uri {
+    if let Some(uri) = ctx.outgoing().and_then(|outgoing| outgoing.uri.as_deref()) {
         return put(out, uri);
     }
     match request.path_form {
@@ -80,7 +80,7 @@ pub fn host_text<'a>(ctx: &'a Ctx<'_>, spec: &'a Spec, node: u16) -> &'a [u8] {
     match &spec.pass_host {
         PassHost::Rewrite(host) => host.as_bytes(),
         PassHost::Node => spec.nodes.get(usize::from(node)).map(|node| node.authority.as_slice()).unwrap_or_default(),
-        PassHost::Pass => match &ctx.outgoing.host {
+        PassHost::Pass => match ctx.outgoing().and_then(|outgoing| outgoing.host.as_deref()) {
             Some(host) => host,
             None => {
                 let authority = ctx.request.fields.bytes(ctx.request.authority);

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::attempt::{self, Deadlines};
@@ -27,44 +27,46 @@ use crate::upstream::{Choice, Connection, Line, Owed, Picked, Queue, Spec, State
 
 impl<'e> Exchange<'e> {
     /// Tries nodes until one's answer begins.
-    pub(super) async fn reach(
+    pub(super) fn reach(
         &mut self,
         ctx: &mut Ctx<'e>,
         spec: &'e Arc<Spec>,
         websocket: bool,
-        deadlines: &Deadlines,
-    ) -> Result<(Picked, Box<Connection>), Failure> {
-        let begun = clock::now();
-        let mut tried = Tried::default();
-        let allowed = 1 + (spec.retries as usize).min(limits::TRIES_MAX - 1);
-        if ctx.request.expects_continue && !ctx.request.body.is_empty() {
-            cold(self.say_continue(ctx, deadlines)).await.map_err(Failure::Client)?;
-        }
-        loop {
-            let mut picked = match self.pick(ctx, spec, &tried, false) {
-                Choice::Node(picked) => picked,
-                Choice::Full(queue) => cold(self.wait_for_node(ctx, spec, &tried, &queue)).await?,
-                Choice::Nobody => return Err(nobody(spec, &tried)),
-            };
-            tried.note(picked.node);
-            if tried.count() > 1 {
-                self.core.counters.retries.add(1);
+        deadlines: &Deadlines<'_>,
+    ) -> impl Future<Output = Result<(Picked, Box<Connection>), Failure>> {
+        async move {
+            let begun = clock::now();
+            let mut tried = Tried::default();
+            let allowed = 1 + (spec.retries as usize).min(limits::TRIES_MAX - 1);
+            if ctx.request.expects_continue && !ctx.request.body.is_empty() {
+                cold(self.say_continue(ctx, deadlines)).await.map_err(Failure::Client)?;
             }
-            if self.takes_part(Phases::BEFORE_PROXY) {
-                self.before_proxy(ctx).await?;
+            loop {
+                let mut picked = match self.pick(ctx, spec, &tried, false) {
+                    Choice::Node(picked) => picked,
+                    Choice::Full(queue) => cold(self.wait_for_node(ctx, spec, &tried, &queue)).await?,
+                    Choice::Nobody => return Err(nobody(spec, &tried)),
+                };
+                tried.note(picked.node);
+                if tried.count() > 1 {
+                    self.core.counters.retries.add(1);
+                }
+                if self.takes_part(Phases::BEFORE_PROXY) {
+                    self.before_proxy(ctx).await?;
+                }
+                let error = match self.try_node(ctx, spec, &mut picked, websocket, deadlines).await {
+                    Ok(up) => return Ok((picked, up)),
+                    Err(error) => error,
+                };
+                if error.side == Side::Downstream {
+                    return Err(Failure::Client(error));
+                }
+                let in_time = spec.retry_timeout.is_zero() || clock::now().since(begun) < spec.retry_timeout;
+                if !error.retry || tried.count() >= allowed || !in_time || !self.may_retry(ctx, spec) {
+                    return Err(Failure::Upstream);
+                }
+                self.owed = Owed::default(); // it is under way at that node no longer
             }
-            let error = match self.try_node(ctx, spec, &mut picked, websocket, deadlines).await {
-                Ok(up) => return Ok((picked, up)),
-                Err(error) => error,
-            };
-            if error.side == Side::Downstream {
-                return Err(Failure::Client(error));
-            }
-            let in_time = spec.retry_timeout.is_zero() || clock::now().since(begun) < spec.retry_timeout;
-            if !error.retry || tried.count() >= allowed || !in_time || !self.may_retry(ctx, spec) {
-                return Err(Failure::Upstream);
-            }
-            self.owed = Owed::default(); // it is under way at that node no longer
         }
     }
 
@@ -172,86 +174,94 @@ impl<'e> Exchange<'e> {
     }
 
     /// RFC 9110 §10.1.1: the body was asked to be waited for, and it is wanted.
-    pub(super) async fn say_continue(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines) -> Result<(), Error> {
+    pub(super) async fn say_continue(&mut self, ctx: &mut Ctx<'e>, deadlines: &Deadlines<'_>) -> Result<(), Error> {
         if ctx.request.fields.received().len() > ctx.request.head_bytes {
             return Ok(()); // the client did not wait
         }
         let mut out = Chunk::small();
         crate::proto::h1::emit::put(&mut out, b"HTTP/1.1 100 Continue\r\n\r\n");
-        ctx.sent.bytes += self.down.send(out, deadlines.send).await?;
+        ctx.sent.bytes += self.down.send(out, deadlines.client.send).await?;
         Ok(())
     }
 
     /// One try at a node: a pooled connection if there is one, else a fresh one. A pooled one that turns out to be closed is
     /// no try of its own, where the request may be repeated. Another address of the node may turn out to be the better one.
-    async fn try_node(
+    fn try_node(
         &mut self,
         ctx: &mut Ctx<'e>,
         spec: &'e Arc<Spec>,
         picked: &mut Picked,
         websocket: bool,
-        deadlines: &Deadlines,
-    ) -> Result<Box<Connection>, Error> {
-        let started = clock::now();
-        let mut look = true; // at the pool
-        loop {
-            let pooled = if look { self.pooled(picked.pool).await } else { None };
-            let was_pooled = pooled.is_some();
-            let mut up = match pooled {
-                Some(up) => up,
-                None => {
-                    let (at, up) = cold(self.connect(ctx, spec, *picked, deadlines)).await?;
-                    *picked = at;
-                    up
+        deadlines: &Deadlines<'_>,
+    ) -> impl Future<Output = Result<Box<Connection>, Error>> {
+        async move {
+            let started = clock::now();
+            let mut look = true; // at the pool
+            loop {
+                let pooled = if look { poll_fn(|cx| Poll::Ready(self.pooled(cx, picked.pool))).await } else { None };
+                let was_pooled = pooled.is_some();
+                let mut up = match pooled {
+                    Some(up) => up,
+                    None => {
+                        let (at, up) = cold(self.connect(ctx, spec, *picked, deadlines)).await?;
+                        *picked = at;
+                        up
+                    }
+                };
+                look = false;
+                let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
+                let sent_before = up.stream.sent();
+                let result = match self.compose(ctx, spec, picked.node, websocket) {
+                    Ok(out) => {
+                        let gated = self.core.gates_receives();
+                        attempt::run(ctx, self.down, &mut up, &mut self.upload, out, deadlines, gated, was_pooled).await
+                    }
+                    Err(error) => Err(error),
+                };
+                let spent = clock::now().since(started);
+                let mut note = Try {
+                    node: Some(picked.address),
+                    index: picked.node,
+                    status: ctx.response.status,
+                    connect,
+                    header: Some(spent),
+                    total: spent,
+                    bytes_sent: up.stream.sent().wrapping_sub(sent_before),
+                    bytes_received: ctx.response.head_bytes as u64,
+                };
+                let mut error = match result {
+                    Ok(()) => {
+                        ctx.tries.push(note);
+                        return Ok(up);
+                    }
+                    Err(error) => error,
+                };
+                let waited = up.stream.watch().fired();
+                pool::retire(up);
+                let repeatable = ctx.request.method.is_idempotent() && self.upload.replayable();
+                if error.side == Side::Upstream && error.retry && was_pooled && error.kind != Kind::TimedOut && repeatable {
+                    continue;
                 }
-            };
-            look = false;
-            let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
-            let sent_before = up.stream.sent();
-            let result = self.send_request(ctx, spec, picked.node, &mut up, was_pooled, websocket, deadlines).await;
-            let spent = clock::now().since(started);
-            let mut note = Try {
-                node: Some(picked.address),
-                index: picked.node,
-                status: ctx.response.status,
-                connect,
-                header: Some(spent),
-                total: spent,
-                bytes_sent: up.stream.sent().wrapping_sub(sent_before),
-                bytes_received: ctx.response.head_bytes as u64,
-            };
-            let mut error = match result {
-                Ok(()) => {
+                error.retry &= repeatable;
+                if error.side == Side::Upstream {
+                    (note.status, ctx.reason) = failed(&error, waited);
+                    note.header = None;
                     ctx.tries.push(note);
-                    return Ok(up);
                 }
-                Err(error) => error,
-            };
-            let waited = up.stream.watch().fired();
-            pool::retire(up);
-            let repeatable = ctx.request.method.is_idempotent() && self.upload.replayable();
-            if error.side == Side::Upstream && error.retry && was_pooled && error.kind != Kind::TimedOut && repeatable {
-                continue;
+                return Err(error);
             }
-            error.retry &= repeatable;
-            if error.side == Side::Upstream {
-                (note.status, ctx.reason) = failed(&error, waited);
-                note.header = None;
-                ctx.tries.push(note);
-            }
-            return Err(error);
         }
     }
 
     /// A connection out of the pool that its node has not closed.
-    async fn pooled(&self, pool: PoolId) -> Option<Box<Connection>> {
+    fn pooled(&self, cx: &mut Context<'_>, pool: PoolId) -> Option<Box<Connection>> {
         loop {
             let taken = self.core.pools.borrow_mut().take(pool);
             let Some(mut up) = taken else {
                 self.core.counters.pool_misses.add(1);
                 return None;
             };
-            if up.is_quiet(limits::CHUNK_SMALL_BYTES).await {
+            if up.poll_recv(cx, limits::CHUNK_SMALL_BYTES).is_pending() {
                 self.core.counters.pool_hits.add(1);
                 return Some(up);
             }
@@ -259,16 +269,8 @@ impl<'e> Exchange<'e> {
         }
     }
 
-    async fn send_request(
-        &mut self,
-        ctx: &mut Ctx<'e>,
-        spec: &Spec,
-        node: u16,
-        up: &mut Connection,
-        awaited: bool,
-        websocket: bool,
-        deadlines: &Deadlines,
-    ) -> Result<(), Error> {
+    /// The request's head and what of its body came along.
+    fn compose(&mut self, ctx: &mut Ctx<'e>, spec: &Spec, node: u16, websocket: bool) -> Result<Chunk, Error> {
         let mut out = outgoing::write(ctx, spec, node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
         let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
         self.upload.begin(behind_head, &mut out)?;
@@ -276,8 +278,7 @@ impl<'e> Exchange<'e> {
             // Read at once, and nothing was waited for since: else the thread's time would have moved on.
             ctx.inside_nanos = u32::try_from(clock::read().since(ctx.started).as_nanos()).unwrap_or(u32::MAX);
         }
-        let gated = self.core.gates_receives();
-        attempt::run(ctx, self.down, up, &mut self.upload, out, deadlines, gated, awaited).await
+        Ok(out)
     }
 }
 

@@ -2,7 +2,7 @@
 //! does not take its answer holds the upstream back.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::task::{Context, Poll, ready};
 
 use super::attempt::Deadlines;
@@ -164,7 +164,7 @@ pub enum Delivered {
 ///
 /// # Errors
 /// Whose side failed; the client has seen a cut answer then.
-pub async fn stream(
+pub fn stream(
     ctx: &mut Ctx<'_>,
     down: &mut Downstream,
     up: &mut Connection,
@@ -173,22 +173,24 @@ pub async fn stream(
     mut way: impl Way,
     outbox: &mut Outbox<'_>,
     first: Chunk,
-    deadlines: &Deadlines,
-) -> Result<Delivered, Error> {
-    send_next(ctx, down, first, deadlines);
-    if !body.whole {
-        up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
-    }
-    let mut turn = 0_usize;
-    loop {
-        let end = poll_fn(|cx| poll(cx, ctx, down, up, upload, body, &mut way, outbox, deadlines, &mut turn)).await;
-        match end {
-            Step::Done => return Ok(Delivered::Sent),
-            Step::Received => return Ok(Delivered::Received),
-            Step::Failed(error) => return Err(error),
-            Step::Yield => {
-                turn = 0;
-                cold(rt::yield_now()).await;
+    deadlines: &Deadlines<'_>,
+) -> impl Future<Output = Result<Delivered, Error>> {
+    async move {
+        send_next(ctx, down, first, deadlines);
+        if !body.whole {
+            up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
+        }
+        let mut turn = 0_usize;
+        loop {
+            let end = poll_fn(|cx| poll(cx, ctx, down, up, upload, body, &mut way, outbox, deadlines, &mut turn)).await;
+            match end {
+                Step::Done => return Ok(Delivered::Sent),
+                Step::Received => return Ok(Delivered::Received),
+                Step::Failed(error) => return Err(error),
+                Step::Yield => {
+                    turn = 0;
+                    cold(rt::yield_now()).await;
+                }
             }
         }
     }
@@ -202,7 +204,7 @@ pub async fn flush(
     ctx: &mut Ctx<'_>,
     down: &mut Downstream,
     outbox: &mut Outbox<'_>,
-    deadlines: &Deadlines,
+    deadlines: &Deadlines<'_>,
 ) -> Result<(), Error> {
     loop {
         if down.stream.sending()
@@ -219,9 +221,9 @@ pub async fn flush(
 }
 
 #[inline(always)] // on every request's way
-fn send_next(ctx: &mut Ctx<'_>, down: &mut Downstream, chunk: Chunk, deadlines: &Deadlines) {
+fn send_next(ctx: &mut Ctx<'_>, down: &mut Downstream, chunk: Chunk, deadlines: &Deadlines<'_>) {
     ctx.sent.bytes += chunk.len() as u64;
-    down.stream.watch().arm(Wait::Send, deadlines.send);
+    down.stream.watch().arm(Wait::Send, deadlines.client.send);
     down.stream.start_send(chunk);
 }
 
@@ -306,7 +308,7 @@ fn poll(
     body: &mut Download,
     way: &mut impl Way,
     outbox: &mut Outbox<'_>,
-    deadlines: &Deadlines,
+    deadlines: &Deadlines<'_>,
     turn: &mut usize,
 ) -> Poll<Step> {
     if !upload.sent_whole() {
@@ -314,7 +316,7 @@ fn poll(
             return Poll::Ready(Step::Failed(error));
         }
         if down.stream.sending() {
-            down.stream.watch().arm(Wait::Send, deadlines.send);
+            down.stream.watch().arm(Wait::Send, deadlines.client.send);
         }
     }
     loop {
@@ -370,9 +372,9 @@ fn go_on_with(
     cx: &mut Context<'_>,
     down: &mut Downstream,
     up: &mut Connection,
-    deadlines: &Deadlines,
+    deadlines: &Deadlines<'_>,
 ) -> Result<(), Error> {
-    match upload.poll(cx, down, &mut up.stream, (deadlines.body, deadlines.upstream.send)) {
+    match upload.poll(cx, down, &mut up.stream, (deadlines.client.body, deadlines.upstream.send)) {
         Poll::Ready(Err(error)) if error.side == Side::Downstream => Err(error),
         _ => {
             up.stream.watch().arm(Wait::Read, deadlines.upstream.read);
@@ -392,7 +394,7 @@ pub async fn collect(
     body: &mut Download,
     first: Chunk,
     limit: usize,
-    deadlines: &Deadlines,
+    deadlines: &Deadlines<'_>,
 ) -> Result<Vec<u8>, Error> {
     let mut all = first.filled().to_vec();
     up.stream.watch().arm(Wait::Read, deadlines.upstream.read);

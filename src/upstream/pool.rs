@@ -2,7 +2,6 @@
 //! until then it tells that the node closed.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -144,7 +143,7 @@ impl Pools {
         self.pools.get_mut(id.at as usize).filter(|pool| pool.turn == id.turn)
     }
 
-    /// The idle connection used last. Its node may have closed it: [`Connection::is_quiet`] tells.
+    /// The idle connection used last. Its node may have closed it: [`Connection::poll_recv`] tells.
     pub fn take(&mut self, pool: PoolId) -> Option<Box<Connection>> {
         let kept = self.get(pool)?.idle.pop()?;
         kept.connection.stream.watch().disarm();
@@ -257,11 +256,6 @@ pub fn retire(connection: Box<Connection>) {
 }
 
 impl Connection {
-    /// True while nothing came, neither bytes nor an end; the task is woken once something does.
-    pub async fn is_quiet(&mut self, size: usize) -> bool {
-        poll_fn(|cx| Poll::Ready(self.poll_recv(cx, size).is_pending())).await
-    }
-
     /// Receives, or goes on with the receive in flight.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<Chunk>> {
         self.stream.poll_recv_sized(cx, size)

@@ -62,6 +62,19 @@ fn routes_are_chosen_as_apisix_chooses_them() {
 }
 
 #[test]
+fn parameters_are_read_from_the_path_that_was_matched() {
+    for driver in drivers() {
+        let resources = "routes:\n  - id: r\n    uri: \"/user/:id/*\"\n    plugins:\n      redirect: {uri: \"/seen/$uri_param_id\"}\n  \
+                         - id: s\n    uri: \"/one/:id\"\n    plugins:\n      redirect: {uri: \"/seen/$uri_param_id\"}\n";
+        let gateway = Gateway::start(driver, "  delete_uri_tail_slash: true\n", resources);
+        for (path, seen) in [("/user/7/x", "7"), ("/one/8", "8"), ("/one/9/", "9"), ("/user/10/y/", "10"), ("/one/11", "11")] {
+            let answer = gateway.get(path);
+            assert_eq!(answer.header("location"), Some(&*format!("/seen/{seen}")), "{path} on {driver}");
+        }
+    }
+}
+
+#[test]
 fn the_router_mode_decides_between_host_and_path() {
     let (bound, exact) = (Upstream::answering(|_| support::ok(b"bound")), Upstream::answering(|_| support::ok(b"exact")));
     let resources = format!(

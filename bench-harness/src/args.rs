@@ -56,9 +56,9 @@ pub struct CompareArgs {
     #[arg(long, default_value = "default")]
     pub workloads: String,
     /// Peers, separated by commas: nginx, nginx-lua, haproxy, envoy, pingora, caddy, ringway, ringway-epoll, before,
-    /// before-epoll, floor, floor-ring, direct, and ringway-limit (with limit-count and prometheus on; never without being
-    /// named). One that is named is installed where it is missing (apt-get, pip, cargo); `all` names all but that one.
-    /// `default` takes those that are there.
+    /// before-epoll, floor, floor-ring, direct; and, never without being named, ringway-limit (with limit-count and prometheus
+    /// on) and ringway-one (without the routes of --routes). One that is named is installed where it is missing (apt-get, pip,
+    /// cargo); `all` names all but those two. `default` takes those that are there.
     #[arg(long, default_value = "default")]
     pub peers: String,
     /// A peer that runs already, measured beside the others by a process with its descendants or by a cgroup: it is neither
@@ -98,7 +98,8 @@ pub struct CompareArgs {
     /// Spread of the floor's CPU per request, (max - min) / median, beyond which a close ratio is left unsettled.
     #[arg(long, default_value_t = 0.4)]
     pub noise: f64,
-    /// Routes `/many/NNNNNN/*` beside the one for everything, for Ringway and nginx; the load `spread` asks for all of them.
+    /// Routes `/many/NNNNNN/*` beside the one for everything, for Ringway and nginx; the load `spread` asks for
+    /// 10,000 of them evenly.
     #[arg(long, default_value_t = 0)]
     pub routes: usize,
     /// Memory with so many idle keepalive connections; separated by commas, 0 for none.

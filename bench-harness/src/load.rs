@@ -40,6 +40,8 @@ pub struct Spec {
     pub path: String,
     /// How many numbers `{}` runs through, evenly over all connections.
     pub variants: usize,
+    /// From one of them to the next.
+    pub stride: usize,
     /// Lines such as `Accept: */*`.
     pub headers: Vec<String>,
     /// Octets of the request's body.
@@ -65,6 +67,7 @@ impl Spec {
             method: "GET".into(),
             path: path.into(),
             variants: 1,
+            stride: 1,
             headers: Vec::new(),
             body_bytes: 0,
             close: false,
@@ -236,7 +239,7 @@ impl<'a> Client<'a> {
             idle: VecDeque::new(),
             broken: VecDeque::new(),
             request_bytes,
-            requests: (0..ring).flat_map(|n| spec.request(n % variants)).collect(),
+            requests: (0..ring).flat_map(|n| spec.request(n % variants * spec.stride)).collect(),
             scratch: vec![0; READ_BYTES],
             begin,
             end: begin + spec.duration,

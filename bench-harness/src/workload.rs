@@ -63,7 +63,7 @@ pub const ALL: [Workload; 16] = [
     Workload { name: "post4k", title: "POST of 4 KB, 64 connections", body_bytes: 4 * 1024, ..BASE },
     Workload { name: "conn", title: "a connection per request, 64 at once", close: true, ..BASE },
     Workload { name: "pipeline", title: "8 pipelined GETs on 16 connections", connections: 16, pipeline: 8, ..BASE },
-    Workload { name: "spread", title: "keepalive GET over all routes of --routes, 64 connections", spread: true, ..BASE },
+    Workload { name: "spread", title: "keepalive GET over 10,000 of --routes, 64 connections", spread: true, ..BASE },
     Workload {
         name: "open",
         title: "open loop, 2,000 requests/s over 16 connections",
@@ -99,6 +99,9 @@ pub fn pick(words: &str) -> Result<Vec<Workload>, String> {
     Ok(picked)
 }
 
+/// Routes that `spread` asks for at most, evenly among all there are.
+const SPREAD_ROUTES: usize = 10_000;
+
 impl Workload {
     /// The request to make to `target`, which has so many routes `/many/NNNNNN/*`.
     pub fn spec(&self, target: SocketAddr, duration: Duration, routes: usize) -> Spec {
@@ -109,13 +112,15 @@ impl Workload {
         } else {
             format!("/bytes/{}", self.answer_bytes)
         };
+        let variants = if self.spread { routes.clamp(1, SPREAD_ROUTES) } else { 1 };
         Spec {
             method: if self.body_bytes > 0 { "POST" } else { "GET" }.into(),
             headers: if self.browser { BROWSER.map(str::to_owned).to_vec() } else { Vec::new() },
             body_bytes: self.body_bytes,
             close: self.close,
             pipeline: self.pipeline,
-            variants: if self.spread { routes.max(1) } else { 1 },
+            variants,
+            stride: if self.spread { (routes / variants).max(1) } else { 1 },
             rate: self.rate,
             expect_bytes: Some(self.answer_bytes),
             ..Spec::get(target, &path, self.connections, duration)

@@ -281,6 +281,13 @@ pub enum RouterMode {
     UriWithParameter,
 }
 
+impl RouterMode {
+    /// The host is looked at before the path; in the other modes it is a condition like others.
+    pub fn hosts_first(self) -> bool {
+        matches!(self, Self::Ringway | Self::HostUri)
+    }
+}
+
 /// `paths`: design.md §4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paths {

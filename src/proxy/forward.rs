@@ -73,7 +73,7 @@ impl<'e> Exchange<'e> {
             let passive = spec.checks.as_ref().is_some_and(|checks| checks.passive.is_some());
             self.judges = (passive || spec.policy.outlier.is_some()).then_some(spec);
             let timeouts = &self.view.snapshot.gateway.timeouts;
-            let deadlines = Deadlines { upstream: route.timeout.as_ref().unwrap_or(&spec.timeout), client: timeouts };
+            let deadlines = Deadlines { upstream: route.timeout.as_deref().unwrap_or(&spec.timeout), client: timeouts };
             let websocket = route.websocket && ctx.request.upgrades_websocket;
             if self.has_work_before(ctx)
                 && let Err(error) = cold(self.before_node(ctx, spec, &deadlines)).await

@@ -1,4 +1,5 @@
-//! The index: exact texts in a hash map, prefixes in a compressed trie whose entries know the next shorter one.
+//! The index: exact texts in a hash map, prefixes in a compressed trie whose entries know the next shorter one, packed once it
+//! is whole.
 //!
 //! Not matchit: it allocates where a literal hides a wildcard, takes `&str` only (a decoded path is bytes), gives one match
 //! without the shorter ones behind it, and slows down with the number of routes.
@@ -34,7 +35,7 @@ impl Hasher for TextHasher {
     }
 }
 
-/// A trie of byte strings.
+/// A trie of byte strings, while it is built.
 #[derive(Debug, Default)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
@@ -87,20 +88,26 @@ impl Trie {
         self.nodes[at].children.push((first, index));
     }
 
-    /// The value of the longest text that the bytes begin with.
-    pub(super) fn longest(&self, mut bytes: impl Iterator<Item = u8>) -> Option<u32> {
-        let mut node = self.nodes.first()?;
-        let mut best = node.value;
-        while let Some(first) = bytes.next() {
-            let Ok(child) = node.children.binary_search_by_key(&first, |child| child.0) else { break };
-            let Some(next) = node.children.get(child).and_then(|child| self.nodes.get(child.1 as usize)) else { break };
-            if !next.label.iter().skip(1).all(|&want| bytes.next() == Some(want)) {
-                break;
-            }
-            node = next;
-            best = node.value.or(best);
+    /// The same for lookups alone, in one piece.
+    pub(super) fn pack(&self) -> Packed {
+        let mut order: Vec<usize> = (0..self.nodes.len().min(1)).collect();
+        let mut at = 0;
+        while let Some(node) = order.get(at).and_then(|&node| self.nodes.get(node)) {
+            order.extend(node.children.iter().map(|child| child.1 as usize));
+            at += 1;
         }
-        best
+        let mut offsets = vec![0_u32; self.nodes.len()];
+        let mut length = 0;
+        for &number in &order {
+            offsets[number] = length as u32;
+            length += self.nodes[number].packed_len();
+        }
+        debug_assert!(length <= u32::MAX as usize, "a configuration is shorter");
+        let mut bytes = Vec::with_capacity(length);
+        for &number in &order {
+            self.nodes[number].pack(&offsets, &mut bytes);
+        }
+        Packed(bytes.into())
     }
 
     /// Calls `with` for every (value, value of the next shorter text) pair.
@@ -116,6 +123,56 @@ impl Trie {
     }
 }
 
+impl Node {
+    fn packed_len(&self) -> usize {
+        HEAD_BYTES + self.label.len().saturating_sub(1) + self.children.len() * (1 + size_of::<u32>())
+    }
+
+    fn pack(&self, offsets: &[u32], out: &mut Vec<u8>) {
+        let label = self.label.get(1..).unwrap_or_default(); // the first byte stands with the parent
+        out.extend_from_slice(&self.value.unwrap_or(NO_VALUE).to_le_bytes());
+        out.extend_from_slice(&(label.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(self.children.len() as u16).to_le_bytes());
+        out.extend_from_slice(label);
+        out.extend(self.children.iter().map(|child| child.0));
+        out.extend(self.children.iter().flat_map(|child| offsets[child.1 as usize].to_le_bytes()));
+    }
+}
+
+/// A trie for lookups: its nodes one behind the other, level by level, so that what a lookup touches last (and nobody else
+/// touched lately, where routes are many) lies close together. A node is its value, the lengths of its label and its list of
+/// children, the label, the children's first bytes in order, and where they begin.
+#[derive(Debug, Default)]
+pub(super) struct Packed(Box<[u8]>);
+
+const NO_VALUE: u32 = u32::MAX;
+const HEAD_BYTES: usize = 10;
+
+impl Packed {
+    /// The value of the longest text that the bytes begin with.
+    pub(super) fn longest(&self, mut bytes: impl Iterator<Item = u8>) -> Option<u32> {
+        let mut at = 0;
+        let mut best = None;
+        loop {
+            let node = self.0.get(at..)?;
+            let (head, behind) = node.split_at_checked(HEAD_BYTES)?;
+            let [v0, v1, v2, v3, l0, l1, l2, l3, c0, c1] = *head.first_chunk::<HEAD_BYTES>()?;
+            let label_len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+            let children = usize::from(u16::from_le_bytes([c0, c1]));
+            let (label, behind) = behind.split_at_checked(label_len)?;
+            if !label.iter().all(|&want| bytes.next() == Some(want)) {
+                return best;
+            }
+            let value = u32::from_le_bytes([v0, v1, v2, v3]);
+            best = if value == NO_VALUE { best } else { Some(value) };
+            let Some(first) = bytes.next() else { return best };
+            let (firsts, offsets) = behind.split_at_checked(children)?;
+            let Ok(child) = firsts.binary_search(&first) else { return best };
+            at = u32::from_le_bytes(*offsets.get(child * size_of::<u32>()..)?.first_chunk()?) as usize;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,12 +184,14 @@ mod tests {
             assert_eq!(trie.entry(text.as_bytes(), value as u32), value as u32);
         }
         assert_eq!(trie.entry(b"/ab/", 99), 2);
-        let longest = |text: &str| trie.longest(text.bytes());
+        let packed = trie.pack();
+        let longest = |text: &str| packed.longest(text.bytes());
         assert_eq!(longest("/abcd"), Some(3));
         assert_eq!(longest("/ab/x"), Some(2));
         assert_eq!(longest("/ab"), Some(1));
         assert_eq!(longest("/x"), Some(0));
         assert_eq!(longest("x"), Some(4));
+        assert_eq!(Trie::default().pack().longest(b"/".iter().copied()), None);
         let mut parents = vec![None; 6];
         trie.each_parent(|value, above| parents[value as usize] = above);
         assert_eq!(parents, [Some(4), Some(0), Some(1), Some(1), None, Some(0)]);

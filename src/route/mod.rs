@@ -1,6 +1,7 @@
 //! Floor 1: matching a request to a route. APISIX request.md §1, its order and its traps; where APISIX is plainly defective
 //! the sane thing is done and listed in docs/migrating-from-apisix.md.
 
+mod build;
 pub mod expr;
 mod index;
 pub mod pattern;

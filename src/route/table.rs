@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::Ask;
 use super::expr::Expr;
-use super::index::{TextMap, Trie};
+use super::index::{Packed, TextMap};
 use super::pattern::Pattern;
 use crate::config::gateway::RouterMode;
 use crate::proto::message::MethodSet;
@@ -78,182 +78,92 @@ pub enum Outcome {
     },
 }
 
-/// The compiled table.
+/// The compiled table. What every lookup reads is small and lies in the order of the paths; what few routes have lies apart.
 pub struct Table {
-    mode: RouterMode,
-    trees: Vec<Tree>,
-    exact_hosts: TextMap<u32>,
-    host_suffixes: Trie,            // reversed `*` hosts → tree
-    host_parents: Vec<Option<u32>>, // by tree
-    hostless: u32,
-    candidates: Vec<Candidate>,
-    conditions: Vec<Conditions>, // by route
+    pub(super) mode: RouterMode,
+    pub(super) trees: Vec<Tree>,
+    pub(super) exact_hosts: TextMap<u32>,
+    pub(super) host_suffixes: Packed,          // reversed `*` hosts → tree
+    pub(super) host_parents: Vec<Option<u32>>, // by tree
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) patterns: Vec<Pattern>,      // by candidate
+    pub(super) conditions: Vec<Conditions>, // by route
 }
+
+/// The tree of routes without hosts.
+pub(super) const HOSTLESS: u32 = 0;
 
 /// Paths of one host.
 #[derive(Default)]
-struct Tree {
-    exact: TextMap<u32>, // → chain
-    prefixes: Trie,      // → chain
-    chains: Vec<Chain>,
+pub(super) struct Tree {
+    pub(super) exact: TextMap<u32>, // → chain
+    pub(super) prefixes: Packed,    // → chain
+    pub(super) chains: Vec<Chain>,
 }
 
-/// Candidates with the same exact path or the same prefix, in order.
+/// Candidates with the same exact path or the same prefix: a run of the table's, in order.
 #[derive(Default)]
-struct Chain {
-    candidates: Vec<u32>,
-    shorter: Option<u32>,
+pub(super) struct Chain {
+    pub(super) from: u32,
+    pub(super) to: u32,
+    pub(super) shorter: Option<u32>,
 }
 
-struct Candidate {
-    route: u32,
-    uri: u16,
-    host: Option<u16>,
-    priority: i64,
-    length: usize,
-    pattern: Pattern,
+pub(super) struct Candidate {
+    pub(super) route: u32,
+    pub(super) uri: u16,
+    pub(super) host: u16, // NO_HOST
+    pub(super) methods: MethodSet,
+    /// More than the index and the methods decides: a pattern with parts, or conditions.
+    pub(super) asks_more: bool,
 }
 
-struct Conditions {
-    methods: MethodSet,
-    remote_addrs: Box<[IpNet]>,
-    hosts: Box<[HostTest]>, // in the uri modes
-    vars: Option<Arc<Expr>>,
+pub(super) const NO_HOST: u16 = u16::MAX;
+
+pub(super) struct Conditions {
+    pub(super) methods: MethodSet,
+    pub(super) remote_addrs: Box<[IpNet]>,
+    pub(super) hosts: Box<[HostTest]>, // in the uri modes
+    pub(super) vars: Option<Arc<Expr>>,
 }
 
 /// A host condition of the uri modes.
 #[derive(Clone, Debug)]
-enum HostTest {
+pub(super) enum HostTest {
     Exact(Box<[u8]>),
     Suffix(Box<[u8]>),
     Authority(Box<[u8]>), // with a port
 }
 
 impl Table {
-    /// Builds the table.
-    ///
-    /// # Errors
-    /// Routes with more paths or hosts than can be numbered.
-    pub fn build(mode: RouterMode, routes: &[Spec<'_>]) -> Result<Self, Vec<BuildFault>> {
-        let mut table = Self {
-            mode,
-            trees: vec![Tree::default()],
-            exact_hosts: TextMap::default(),
-            host_suffixes: Trie::default(),
-            host_parents: Vec::new(),
-            hostless: 0,
-            candidates: Vec::new(),
-            conditions: Vec::with_capacity(routes.len()),
-        };
-        let mut faults = Vec::new();
-        for (number, route) in routes.iter().enumerate() {
-            if route.uris.len() > usize::from(u16::MAX) || route.hosts.len() > usize::from(u16::MAX) {
-                let message = "more than 65535 paths or hosts in one route".to_owned();
-                faults.push(BuildFault { route: number, uri: 0, message });
-                continue;
-            }
-            table.conditions.push(table.conditions_of(route));
-            table.insert(number as u32, route);
-        }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        table.finish();
-        Ok(table)
-    }
-
-    fn hosts_first(&self) -> bool {
-        matches!(self.mode, RouterMode::Ringway | RouterMode::HostUri)
-    }
-
-    fn conditions_of(&self, route: &Spec<'_>) -> Conditions {
-        let hosts = if self.hosts_first() { &[][..] } else { route.hosts };
-        Conditions {
-            methods: route.methods,
-            remote_addrs: route.remote_addrs.into(),
-            hosts: hosts.iter().map(|host| HostTest::of(host)).collect(),
-            vars: route.vars.cloned().map(Arc::new),
-        }
-    }
-
-    fn insert(&mut self, number: u32, route: &Spec<'_>) {
-        let trees: Vec<(u32, Option<u16>)> = if self.hosts_first() && !route.hosts.is_empty() {
-            route.hosts.iter().enumerate().map(|(at, host)| (self.tree_of(host), Some(at as u16))).collect()
-        } else {
-            vec![(self.hostless, None)]
-        };
-        for (tree, host) in trees {
-            for (at, uri) in route.uris.iter().enumerate() {
-                let pattern = Pattern::compile(uri, self.mode);
-                let index = self.candidates.len() as u32;
-                if let Some(tree) = self.trees.get_mut(tree as usize) {
-                    tree.insert(&pattern, index);
-                }
-                let (priority, length) = (route.priority, uri.len());
-                self.candidates.push(Candidate { route: number, uri: at as u16, host, priority, length, pattern });
-            }
-        }
-    }
-
-    fn tree_of(&mut self, host: &str) -> u32 {
-        let next = self.trees.len() as u32;
-        let tree = match host.strip_prefix('*') {
-            Some(suffix) => {
-                let reversed: Vec<u8> = suffix.bytes().rev().collect();
-                self.host_suffixes.entry(&reversed, next)
-            }
-            None => *self.exact_hosts.entry(host.as_bytes().into()).or_insert(next),
-        };
-        if tree == next {
-            self.trees.push(Tree::default());
-        }
-        tree
-    }
-
-    /// Sorts the chains and links them.
-    fn finish(&mut self) {
-        let candidates = &self.candidates;
-        for tree in &mut self.trees {
-            for chain in &mut tree.chains {
-                chain.candidates.sort_by_key(|&at| {
-                    let candidate = candidates.get(at as usize);
-                    let key = candidate.map(|candidate| (candidate.priority, candidate.length)).unwrap_or_default();
-                    std::cmp::Reverse(key) // stable: load order decides the rest
-                });
-            }
-            let chains = &mut tree.chains;
-            tree.prefixes.each_parent(|chain, shorter| {
-                if let Some(chain) = chains.get_mut(chain as usize) {
-                    chain.shorter = shorter;
-                }
-            });
-        }
-        self.host_parents = vec![None; self.trees.len()];
-        let parents = &mut self.host_parents;
-        self.host_suffixes.each_parent(|tree, shorter| {
-            if let Some(parent) = parents.get_mut(tree as usize) {
-                *parent = shorter;
-            }
-        });
-    }
-
     /// The first candidate in order whose conditions hold.
     pub fn find(&self, ask: &Ask<'_>) -> Option<Found> {
         self.walk(ask, |index, candidate| {
-            let conditions = self.conditions.get(candidate.route as usize)?;
-            let holds = conditions.first_failure(ask).is_none() && candidate.pattern.matches(ask.path);
-            holds.then_some(Found { route: candidate.route, uri: candidate.uri, host: candidate.host, candidate: index })
+            if !candidate.methods.allows(ask.method) || (candidate.asks_more && !self.holds(index, candidate, ask)) {
+                return None;
+            }
+            let host = (candidate.host != NO_HOST).then_some(candidate.host);
+            Some(Found { route: candidate.route, uri: candidate.uri, host, candidate: index })
         })
+    }
+
+    fn holds(&self, index: u32, candidate: &Candidate, ask: &Ask<'_>) -> bool {
+        let conditions = self.conditions.get(candidate.route as usize);
+        conditions.is_some_and(|conditions| conditions.first_failure(ask).is_none()) && self.fits(index, ask)
+    }
+
+    fn fits(&self, index: u32, ask: &Ask<'_>) -> bool {
+        self.patterns.get(index as usize).is_some_and(|pattern| pattern.matches(ask.path))
     }
 
     /// Every candidate that was looked at, in order, up to the match.
     pub fn explain(&self, ask: &Ask<'_>) -> Vec<Considered> {
         let mut considered = Vec::new();
-        self.walk(ask, |_, candidate| {
+        self.walk(ask, |index, candidate| {
             let conditions = self.conditions.get(candidate.route as usize)?;
             let outcome = match conditions.first_failure(ask) {
                 Some(condition) => Outcome::Failed { condition, detail: conditions.detail(condition, ask) },
-                None if candidate.pattern.matches(ask.path) => Outcome::Matched,
+                None if self.fits(index, ask) => Outcome::Matched,
                 None => Outcome::Failed {
                     condition: "uri",
                     detail: format!("the pattern's segments do not fit {}", String::from_utf8_lossy(ask.path)),
@@ -268,14 +178,14 @@ impl Table {
 
     /// Captures of a match: `NAME` of `uri_param_NAME`.
     pub fn captures(&self, found: &Found, path: &[u8], out: &mut Vec<(Box<str>, Vec<u8>)>) {
-        if let Some(candidate) = self.candidates.get(found.candidate as usize) {
-            candidate.pattern.captures(path, out);
+        if let Some(pattern) = self.patterns.get(found.candidate as usize) {
+            pattern.captures(path, out);
         }
     }
 
     /// Walks the candidates in order until `with` gives something.
     fn walk<T>(&self, ask: &Ask<'_>, mut with: impl FnMut(u32, &Candidate) -> Option<T>) -> Option<T> {
-        if self.hosts_first() {
+        if self.mode.hosts_first() {
             if let Some(&tree) = self.exact_hosts.get(ask.host)
                 && let Some(found) = self.walk_tree(tree, ask.path, &mut with)
             {
@@ -292,7 +202,7 @@ impl Table {
                 next = self.host_parents.get(tree as usize).copied().flatten();
             }
         }
-        self.walk_tree(self.hostless, ask.path, &mut with)
+        self.walk_tree(HOSTLESS, ask.path, &mut with)
     }
 
     fn walk_tree<T>(&self, tree: u32, path: &[u8], with: &mut impl FnMut(u32, &Candidate) -> Option<T>) -> Option<T> {
@@ -313,27 +223,17 @@ impl Table {
     }
 
     fn walk_chain<T>(&self, chain: &Chain, with: &mut impl FnMut(u32, &Candidate) -> Option<T>) -> Option<T> {
-        chain.candidates.iter().find_map(|&index| with(index, self.candidates.get(index as usize)?))
-    }
-}
-
-impl Tree {
-    fn insert(&mut self, pattern: &Pattern, candidate: u32) {
-        let next = self.chains.len() as u32;
-        let chain = match pattern {
-            Pattern::Exact(text) => *self.exact.entry(text.clone()).or_insert(next),
-            Pattern::Prefix(prefix) | Pattern::Parts(prefix, _) => self.prefixes.entry(prefix, next),
-        };
-        if chain == next {
-            self.chains.push(Chain::default());
-        }
-        if let Some(chain) = self.chains.get_mut(chain as usize) {
-            chain.candidates.push(candidate);
-        }
+        let candidates = self.candidates.get(chain.from as usize..chain.to as usize)?;
+        (chain.from..).zip(candidates).find_map(|(index, candidate)| with(index, candidate))
     }
 }
 
 impl Conditions {
+    /// There is something to look at beside the methods.
+    pub(super) fn decide_beside_methods(&self) -> bool {
+        !self.remote_addrs.is_empty() || !self.hosts.is_empty() || self.vars.is_some()
+    }
+
     /// The first condition that does not hold, in APISIX's order.
     fn first_failure(&self, ask: &Ask<'_>) -> Option<&'static str> {
         if !self.methods.allows(ask.method) {
@@ -378,7 +278,7 @@ fn contains(net: &IpNet, ip: Option<IpAddr>) -> bool {
 }
 
 impl HostTest {
-    fn of(host: &str) -> Self {
+    pub(super) fn of(host: &str) -> Self {
         match host.strip_prefix('*') {
             Some(suffix) => Self::Suffix(suffix.as_bytes().into()),
             None if host.contains(':') && !host.ends_with(']') => Self::Authority(host.as_bytes().into()),

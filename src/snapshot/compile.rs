@@ -173,7 +173,7 @@ impl Compiler<'_> {
             slot: ROUTE_SLOTS.fetch_add(1, Ordering::Relaxed),
         };
         let websocket = route.enable_websocket.or_else(|| service?.enable_websocket).unwrap_or(false);
-        Arc::new(Route { info, chain, target, websocket, timeout: route.timeout, model: route.clone(), digest })
+        Arc::new(Route { info, chain, target, websocket, timeout: route.timeout.map(Box::new), model: route.clone(), digest })
     }
 
     /// APISIX resources.md §2.2: the route's upstream_id, its upstream, the service's id, the service's upstream; what is

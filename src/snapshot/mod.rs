@@ -67,18 +67,19 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// A compiled route.
+/// A compiled route. What every request reads lies together in front: where routes are many, each line of a cache counts.
+#[repr(C)]
 pub struct Route {
-    /// What plugins, logs and metrics see of it.
-    pub info: RouteInfo,
-    /// Its plugins: plugin config, service and route merged.
-    pub chain: Chain,
     /// Where it leads.
     pub target: Target,
+    /// Its plugins: plugin config, service and route merged.
+    pub chain: Chain,
+    /// `timeout` of the route.
+    pub timeout: Option<Box<Timeout>>,
     /// `enable_websocket`, the service's where the route is silent.
     pub websocket: bool,
-    /// `timeout` of the route.
-    pub timeout: Option<Timeout>,
+    /// What plugins, logs and metrics see of it.
+    pub info: RouteInfo,
     /// The model's route.
     pub model: Arc<model::Route>,
     /// Digest over everything it was compiled from: equal digests are shared by epochs.

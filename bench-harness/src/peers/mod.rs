@@ -34,7 +34,7 @@ pub const REFERENCE: &str = "nginx";
 pub const FLOOR: &str = "floor";
 
 /// All kinds, in the order of the report.
-pub static KINDS: [&Kind; 14] = [
+pub static KINDS: [&Kind; 15] = [
     &nginx::PLAIN,
     &nginx::LUA,
     &haproxy::KIND,
@@ -44,6 +44,7 @@ pub static KINDS: [&Kind; 14] = [
     &ringway::RING,
     &ringway::EPOLL,
     &ringway::LIMIT,
+    &ringway::ONE,
     &ringway::BEFORE,
     &ringway::BEFORE_EPOLL,
     &harness::FLOOR,

@@ -15,6 +15,9 @@ pub(super) static BEFORE_EPOLL: Kind = Kind { name: "before-epoll", configure: e
 /// With limit-count (local policy) and prometheus on, APISIX's published pair.
 pub(super) static LIMIT: Kind = Kind { name: "ringway-limit", configure: limit, on_demand: true, ..BASE };
 
+/// Without the routes of `--routes`: what many of them cost.
+pub(super) static ONE: Kind = Kind { name: "ringway-one", configure: one, routes: false, on_demand: true, ..BASE };
+
 const BASE: Kind = Kind {
     role: Role::Ringway,
     source: Source::Ringway,
@@ -32,6 +35,10 @@ const GIVEN: Kind = Kind { source: Source::Given, given: |programs| programs.bef
 
 fn epoll(site: &Site, terms: &Terms) -> String {
     text(site, terms, "epoll", "")
+}
+
+fn one(site: &Site, terms: &Terms) -> String {
+    text(site, &Terms { routes: 0, ..terms.clone() }, "io_uring", "")
 }
 
 fn limit(site: &Site, terms: &Terms) -> String {

@@ -120,7 +120,7 @@ impl Workload {
             close: self.close,
             pipeline: self.pipeline,
             variants,
-            stride: if self.spread { (routes / variants).max(1) } else { 1 },
+            stride: (routes / variants).max(1),
             rate: self.rate,
             expect_bytes: Some(self.answer_bytes),
             ..Spec::get(target, &path, self.connections, duration)

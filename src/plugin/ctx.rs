@@ -273,17 +273,22 @@ impl<'e> Ctx<'e> {
         self.extras
     }
 
+    /// The same, for what is remembered without being an edit.
+    pub(super) fn extras_cell(&self) -> &Extras {
+        self.has_extras.set(true);
+        self.extras
+    }
+
+    /// The same, to take away from.
+    pub fn extras_if_any(&mut self) -> Option<&mut Extras> {
+        self.has_extras.get().then_some(&mut *self.extras)
+    }
+
     /// Puts what plugins of the request phases want in the answer beside what the upstream says, as APISIX does.
     pub fn add_answer_fields(&mut self) {
         if self.has_extras.get() {
             self.extras.answer_fields.iter().for_each(|(name, value)| self.response.fields.add(name, value));
         }
-    }
-
-    /// The same, for what is remembered without being an edit.
-    pub(super) fn extras_cell(&self) -> &Extras {
-        self.has_extras.set(true);
-        self.extras
     }
 
     /// Address of the client after real-ip; `None` on a Unix socket.

@@ -115,14 +115,14 @@ impl Ctx<'_> {
 
     /// The body is decoded now.
     pub fn take_coding(&mut self) {
-        self.extras_mut().coding.clear();
+        if let Some(extras) = self.extras_if_any() {
+            extras.coding.clear();
+        }
     }
 
     /// Codes a piece of the response's body, where a plugin set a coder.
     pub fn code_body(&mut self, data: &mut Vec<u8>, last: bool) {
-        if self.extras().is_some_and(|extras| extras.coder.is_some())
-            && let Some(coder) = &mut self.extras_mut().coder
-        {
+        if let Some(coder) = self.extras_if_any().and_then(|extras| extras.coder.as_mut()) {
             coder.code(data, last);
         }
     }

@@ -83,7 +83,7 @@ impl Plugin for RequestId {
 
     fn header_filter(&self, ctx: &mut Ctx<'_>) {
         if ctx.response.fields.first(&self.header).is_none_or(<[u8]>::is_empty)
-            && let Some(id) = ctx.extras_mut().named_id.take()
+            && let Some(id) = ctx.extras_if_any().and_then(|extras| extras.named_id.take())
         {
             ctx.response.fields.set(&self.header, &id);
             ctx.extras_mut().named_id = Some(id);

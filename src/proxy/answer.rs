@@ -6,7 +6,9 @@ use crate::proto::message::BodyShape;
 
 /// Puts an answer into `ctx.response` and gives back its body.
 pub fn prepare(ctx: &mut Ctx<'_>, answer: Answer) -> Vec<u8> {
-    ctx.extras_mut().coder = None; // of an answer that this one replaces
+    if let Some(extras) = ctx.extras_if_any() {
+        extras.coder = None; // of an answer that this one replaces
+    }
     let response = &mut *ctx.response;
     response.clear();
     drop(response.fields.take_received());

@@ -100,7 +100,7 @@ impl<'e> Exchange<'e> {
     }
 
     async fn before_node(&mut self, ctx: &mut Ctx<'e>, spec: &'e Arc<Spec>, deadlines: &Deadlines<'_>) -> Result<(), Error> {
-        let mirror = ctx.extras_mut().mirror.take();
+        let mirror = ctx.extras_if_any().and_then(|extras| extras.mirror.take());
         if !ctx.request.body.is_empty() && (mirror.is_some() || !is_grpc(ctx)) {
             self.gather(ctx, deadlines).await?;
         }

@@ -46,13 +46,15 @@ struct Builder {
 /// Paths of one host.
 #[derive(Default)]
 struct Growing {
-    exact: TextMap<u32>,      // → chain
-    prefixes: Trie,           // → chain
-    chains: Vec<Vec<Listed>>, // candidates with the same exact path or the same prefix
+    exact: TextMap<u32>, // → chain
+    prefixes: Trie,      // → chain
+    chains: u32,
+    listed: Vec<Listed>,
 }
 
 /// A candidate, and what decides its place among others.
 struct Listed {
+    chain: u32, // those with the same exact path or the same prefix
     candidate: Candidate,
     pattern: Pattern,
     priority: i64,
@@ -62,7 +64,7 @@ struct Listed {
 impl Builder {
     fn insert(&mut self, number: u32, route: &Spec<'_>) {
         let conditions = self.conditions_of(route);
-        let conditional = conditions.decide_beside_methods();
+        let conditional = conditions.decide();
         self.conditions.push(conditions);
         let trees: Vec<(u32, u16)> = if self.mode.hosts_first() && !route.hosts.is_empty() {
             route.hosts.iter().enumerate().map(|(at, host)| (self.tree_of(host), at as u16)).collect()
@@ -75,7 +77,8 @@ impl Builder {
                 let asks_more = conditional || matches!(pattern, Pattern::Parts(..));
                 let candidate = Candidate { route: number, uri: at as u16, host, methods: route.methods, asks_more };
                 if let Some(tree) = self.trees.get_mut(tree as usize) {
-                    tree.insert(Listed { candidate, pattern, priority: route.priority, length: uri.len() });
+                    let chain = tree.chain_of(&pattern);
+                    tree.listed.push(Listed { chain, candidate, pattern, priority: route.priority, length: uri.len() });
                 }
             }
         }
@@ -84,7 +87,6 @@ impl Builder {
     fn conditions_of(&self, route: &Spec<'_>) -> Conditions {
         let hosts = if self.mode.hosts_first() { &[][..] } else { route.hosts };
         Conditions {
-            methods: route.methods,
             remote_addrs: route.remote_addrs.into(),
             hosts: hosts.iter().map(|host| HostTest::of(host)).collect(),
             vars: route.vars.cloned().map(Arc::new),
@@ -132,32 +134,31 @@ impl Builder {
 }
 
 impl Growing {
-    fn insert(&mut self, listed: Listed) {
-        let next = self.chains.len() as u32;
-        let chain = match &listed.pattern {
+    fn chain_of(&mut self, pattern: &Pattern) -> u32 {
+        let next = self.chains;
+        let chain = match pattern {
             Pattern::Exact(text) => *self.exact.entry(text.clone()).or_insert(next),
             Pattern::Prefix(prefix) | Pattern::Parts(prefix, _) => self.prefixes.entry(prefix, next),
         };
-        if chain == next {
-            self.chains.push(Vec::new());
-        }
-        if let Some(chain) = self.chains.get_mut(chain as usize) {
-            chain.push(listed);
-        }
+        self.chains += u32::from(chain == next);
+        chain
     }
 }
 
 impl Table {
-    fn take(&mut self, tree: Growing) {
-        let mut chains = Vec::with_capacity(tree.chains.len());
-        for mut listed in tree.chains {
-            listed.sort_by_key(|one| Reverse((one.priority, one.length))); // stable: load order decides the rest
-            let from = self.candidates.len() as u32;
-            for one in listed {
-                self.candidates.push(one.candidate);
-                self.patterns.push(one.pattern);
+    fn take(&mut self, mut tree: Growing) {
+        let mut chains = Vec::with_capacity(tree.chains as usize);
+        tree.listed.sort_by_key(|one| (one.chain, Reverse((one.priority, one.length)))); // stable: load order decides the rest
+        for one in tree.listed {
+            let at = self.candidates.len() as u32;
+            if one.chain as usize == chains.len() {
+                chains.push(Chain { from: at, to: at, shorter: None });
             }
-            chains.push(Chain { from, to: self.candidates.len() as u32, shorter: None });
+            if let Some(chain) = chains.last_mut() {
+                chain.to = at + 1;
+            }
+            self.candidates.push(one.candidate);
+            self.patterns.push(one.pattern);
         }
         tree.prefixes.each_parent(|chain, shorter| {
             if let Some(chain) = chains.get_mut(chain as usize) {

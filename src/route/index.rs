@@ -142,7 +142,6 @@ impl Node {
 /// A trie for lookups: its nodes one behind the other, level by level, so that what a lookup touches last (and nobody else
 /// touched lately, where routes are many) lies close together. A node is its value, the lengths of its label and its list of
 /// children, the label, the children's first bytes in order, and where they begin.
-#[derive(Debug, Default)]
 pub(super) struct Packed(Box<[u8]>);
 
 const NO_VALUE: u32 = u32::MAX;

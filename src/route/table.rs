@@ -94,7 +94,6 @@ pub struct Table {
 pub(super) const HOSTLESS: u32 = 0;
 
 /// Paths of one host.
-#[derive(Default)]
 pub(super) struct Tree {
     pub(super) exact: TextMap<u32>, // → chain
     pub(super) prefixes: Packed,    // → chain
@@ -102,7 +101,6 @@ pub(super) struct Tree {
 }
 
 /// Candidates with the same exact path or the same prefix: a run of the table's, in order.
-#[derive(Default)]
 pub(super) struct Chain {
     pub(super) from: u32,
     pub(super) to: u32,
@@ -121,7 +119,6 @@ pub(super) struct Candidate {
 pub(super) const NO_HOST: u16 = u16::MAX;
 
 pub(super) struct Conditions {
-    pub(super) methods: MethodSet,
     pub(super) remote_addrs: Box<[IpNet]>,
     pub(super) hosts: Box<[HostTest]>, // in the uri modes
     pub(super) vars: Option<Arc<Expr>>,
@@ -139,7 +136,7 @@ impl Table {
     /// The first candidate in order whose conditions hold.
     pub fn find(&self, ask: &Ask<'_>) -> Option<Found> {
         self.walk(ask, |index, candidate| {
-            if !candidate.methods.allows(ask.method) || (candidate.asks_more && !self.holds(index, candidate, ask)) {
+            if self.first_failure(index, candidate, ask).is_some() {
                 return None;
             }
             let host = (candidate.host != NO_HOST).then_some(candidate.host);
@@ -147,13 +144,21 @@ impl Table {
         })
     }
 
-    fn holds(&self, index: u32, candidate: &Candidate, ask: &Ask<'_>) -> bool {
-        let conditions = self.conditions.get(candidate.route as usize);
-        conditions.is_some_and(|conditions| conditions.first_failure(ask).is_none()) && self.fits(index, ask)
+    /// The first condition that does not hold, in APISIX's order.
+    #[inline]
+    fn first_failure(&self, index: u32, candidate: &Candidate, ask: &Ask<'_>) -> Option<&'static str> {
+        if !candidate.methods.allows(ask.method) {
+            return Some("method");
+        }
+        if candidate.asks_more { self.first_other_failure(index, candidate, ask) } else { None }
     }
 
-    fn fits(&self, index: u32, ask: &Ask<'_>) -> bool {
-        self.patterns.get(index as usize).is_some_and(|pattern| pattern.matches(ask.path))
+    fn first_other_failure(&self, index: u32, candidate: &Candidate, ask: &Ask<'_>) -> Option<&'static str> {
+        let failure = self.conditions.get(candidate.route as usize).and_then(|conditions| conditions.first_failure(ask));
+        failure.or_else(|| match self.patterns.get(index as usize) {
+            Some(pattern) if pattern.matches(ask.path) => None,
+            _ => Some("uri"),
+        })
     }
 
     /// Every candidate that was looked at, in order, up to the match.
@@ -161,13 +166,9 @@ impl Table {
         let mut considered = Vec::new();
         self.walk(ask, |index, candidate| {
             let conditions = self.conditions.get(candidate.route as usize)?;
-            let outcome = match conditions.first_failure(ask) {
+            let outcome = match self.first_failure(index, candidate, ask) {
                 Some(condition) => Outcome::Failed { condition, detail: conditions.detail(condition, ask) },
-                None if self.fits(index, ask) => Outcome::Matched,
-                None => Outcome::Failed {
-                    condition: "uri",
-                    detail: format!("the pattern's segments do not fit {}", String::from_utf8_lossy(ask.path)),
-                },
+                None => Outcome::Matched,
             };
             let matched = outcome == Outcome::Matched;
             considered.push(Considered { route: candidate.route, uri: candidate.uri, outcome });
@@ -229,16 +230,12 @@ impl Table {
 }
 
 impl Conditions {
-    /// There is something to look at beside the methods.
-    pub(super) fn decide_beside_methods(&self) -> bool {
+    /// There is something to look at.
+    pub(super) fn decide(&self) -> bool {
         !self.remote_addrs.is_empty() || !self.hosts.is_empty() || self.vars.is_some()
     }
 
-    /// The first condition that does not hold, in APISIX's order.
     fn first_failure(&self, ask: &Ask<'_>) -> Option<&'static str> {
-        if !self.methods.allows(ask.method) {
-            return Some("method");
-        }
         if !self.remote_addrs.is_empty() && !self.remote_addrs.iter().any(|net| contains(net, client(ask))) {
             return Some("remote_addr");
         }
@@ -258,6 +255,7 @@ impl Conditions {
                 Some(ip) => format!("{ip} is in none of {:?}", self.remote_addrs),
                 None => "the client came by a Unix socket".to_owned(),
             },
+            "uri" => format!("the pattern's segments do not fit {}", String::from_utf8_lossy(ask.path)),
             "host" => format!("{} is none of {:?}", String::from_utf8_lossy(ask.host), self.hosts),
             _ => self.vars.as_ref().and_then(|vars| vars.first_failure(ask.vars)).unwrap_or_default(),
         }

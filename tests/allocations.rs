@@ -112,6 +112,7 @@ fn measure(driver: Driver, request: &[u8]) -> u64 {
         driver,
         published: Arc::new(Published::new(compiled.snapshot)),
         counters: Arc::new(Counters::default()),
+        spares: None,
         events,
         log: Some(log),
     };

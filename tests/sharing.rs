@@ -15,6 +15,7 @@ use ringway::config::gateway::{Driver, Listener};
 use ringway::config::{Input, LoadOptions, load};
 use ringway::limit::store::Counter;
 use ringway::snapshot::{compile, published::Published};
+use ringway::upstream::Spares;
 use ringway::upstream::health::Health;
 use ringway::upstream::names::{Name, Names};
 use ringway::worker::{Event, Handle, ListenSocket, Message, Seed, spawn};
@@ -177,10 +178,11 @@ fn start(driver: Driver) -> Pair {
     let conf = shared(|| Arc::new(Listener::default()));
     let (events, heard) = flume::unbounded();
     let counters: [Arc<Counters>; 2] = Default::default();
+    let spares = shared(|| Spares::between(2).map(Arc::new));
     let worker = |index: u16| {
         let counters = counters[usize::from(index)].clone();
-        let (published, events) = (published.clone(), events.clone());
-        let handle = spawn(Seed { index, cpu: None, driver, published, counters, events, log: None }).unwrap();
+        let (published, spares, events) = (published.clone(), spares.clone(), events.clone());
+        let handle = spawn(Seed { index, cpu: None, driver, published, counters, spares, events, log: None }).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let listen = Message::Listen { id: 1, socket: ListenSocket::Tcp(listener), conf: conf.clone() };

@@ -124,7 +124,9 @@ pub struct Counters {
     pub upstream_connections: Count,
     /// Requests that found a pooled connection.
     pub pool_hits: Count,
-    /// Requests that did not.
+    /// Of those, ones that another worker had left.
+    pub pool_borrowed: Count,
+    /// Requests that found none.
     pub pool_misses: Count,
     /// Upstream tries after the first.
     pub retries: Count,

@@ -80,6 +80,13 @@ pub const SPLITS: usize = 4096;
 /// past it connections are not kept.
 pub const POOL_KINDS: usize = 4096;
 
+/// How long a connection lies in its worker's pool before the other workers may have it: shorter, and connections of a busy pool
+/// would go round; longer, and where there is little traffic more are opened.
+pub const SPARE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Connections to one node that lie between the workers; further ones are closed.
+pub const SPARES_PER_NODE: usize = 256;
+
 /// Idle connections a pool keeps while memory is short.
 pub const IDLE_UNDER_PRESSURE: usize = 4;
 

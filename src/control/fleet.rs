@@ -7,6 +7,7 @@ use std::time::Duration;
 use flume::Sender;
 
 use crate::base::count::Counters;
+use crate::upstream::Spares;
 use crate::worker::{Message, Report};
 
 /// Longest wait for a worker's part of a scrape.
@@ -17,6 +18,8 @@ const SCRAPE: Duration = Duration::from_secs(2);
 pub struct Fleet {
     /// One seat per worker.
     pub seats: Vec<Seat>,
+    /// Idle upstream connections that lie between them.
+    pub spares: Option<Arc<Spares>>,
 }
 
 /// One worker.

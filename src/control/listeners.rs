@@ -385,7 +385,7 @@ mod tests {
                 (Seat::new(index, None, inbox, Arc::default()), messages)
             })
             .unzip();
-        (Fleet { seats }, inboxes)
+        (Fleet { seats, spares: None }, inboxes)
     }
 
     fn gateway(addresses: &[SocketAddr]) -> Gateway {

@@ -28,6 +28,7 @@ use super::status::{Reloads, Shared};
 use crate::base::{clock, log};
 use crate::config::gateway::{Driver, Gateway};
 use crate::net::{host, listen};
+use crate::upstream::Spares;
 use crate::upstream::names::Names;
 use crate::worker::{self, Event, Published, Seed};
 
@@ -293,6 +294,7 @@ type Started = (Fleet, Vec<std::thread::JoinHandle<()>>, flume::Receiver<Event>)
 fn start_workers(plan: &Plan, gateway: &Gateway, published: &Arc<Published>, log: &LogWriter) -> Result<Started, Failure> {
     let (events_out, events) = flume::bounded(EVENTS);
     let (mut seats, mut threads) = (Vec::new(), Vec::new());
+    let spares = Spares::between(plan.cpus.len()).map(Arc::new);
     for (index, cpu) in plan.cpus.iter().enumerate() {
         let index = u16::try_from(index).unwrap_or(u16::MAX);
         let seed = Seed {
@@ -301,6 +303,7 @@ fn start_workers(plan: &Plan, gateway: &Gateway, published: &Arc<Published>, log
             driver: gateway.workers.driver,
             published: published.clone(),
             counters: Arc::default(),
+            spares: spares.clone(),
             events: events_out.clone(),
             log: Some(log.sender()),
         };
@@ -309,7 +312,7 @@ fn start_workers(plan: &Plan, gateway: &Gateway, published: &Arc<Published>, log
         seats.push(Seat::new(index, *cpu, handle.inbox, handle.counters));
         threads.push(handle.thread);
     }
-    let fleet = Fleet { seats };
+    let fleet = Fleet { seats, spares };
     wait_for_workers(&fleet, &events)?;
     print_drivers(&fleet, gateway.workers.driver);
     Ok((fleet, threads, events))

@@ -58,6 +58,15 @@ impl Receiving {
         socket.receive(RecvBuf(chunk)).map_or_else(Self::Failed, Self::Receives)
     }
 
+    /// Calls the receive in flight back: its result is `ECANCELED` then, unless something came before.
+    pub(super) fn cancel(&self) {
+        match self {
+            Self::Receives(receive) => receive.cancel(),
+            Self::Waits(readiness, _) => readiness.cancel(),
+            Self::Idle | Self::Failed(_) => {}
+        }
+    }
+
     /// Goes on with the receive in flight; pending for ever when there is none.
     #[inline]
     pub(super) fn poll(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {

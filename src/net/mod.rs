@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod connect;
+pub mod handover;
 mod lane;
 pub mod rt;
 pub mod stream;

@@ -6,7 +6,7 @@ mod secured;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::task::{Context, Poll, Waker};
 
 use monoio::io::held::Socket;
@@ -198,9 +198,22 @@ impl Stream {
 
     /// Local address of a TCP stream (one syscall).
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        // SAFETY: the descriptor is open as long as `self` lives; SockRef only borrows it.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd) };
-        socket2::SockRef::from(&fd).local_addr().ok()?.as_socket()
+        socket2::SockRef::from(self).local_addr().ok()?.as_socket()
+    }
+
+    /// True where TLS lies on it.
+    pub(super) fn is_secured(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Calls the posted receive back. False where it had brought something: that is lost, and the stream of no use any more.
+    pub(super) async fn call_back(&mut self) -> bool {
+        if !self.recv.busy() {
+            return true;
+        }
+        self.recv.cancel();
+        let ended = poll_fn(|cx| self.recv.poll(&self.socket, cx)).await;
+        ended.is_err_and(|error| error.raw_os_error() == Some(libc::ECANCELED))
     }
 
     /// Lets the operations in flight finish on a connection that is shut down, then closes it.
@@ -217,6 +230,13 @@ impl Stream {
             if received && sent { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as `self` lives.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
     }
 }
 

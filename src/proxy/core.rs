@@ -14,7 +14,7 @@ use crate::route::regex;
 use crate::snapshot::Snapshot;
 use crate::snapshot::published::{Pressure, Published};
 use crate::upstream::health::Verdict;
-use crate::upstream::{Pools, Spec, Upstreams};
+use crate::upstream::{Pools, Spares, Spec, Upstreams};
 
 /// The worker as its exchanges see it.
 pub struct Core {
@@ -112,6 +112,7 @@ impl Core {
     pub fn new(
         index: u16,
         counters: Arc<Counters>,
+        spares: Option<Arc<Spares>>,
         published: Arc<Published>,
         home: Rc<dyn Home>,
         log_sender: Option<flume::Sender<Vec<u8>>>,
@@ -120,7 +121,7 @@ impl Core {
         home.took(view.snapshot.epoch);
         Self {
             index,
-            pools: RefCell::default(),
+            pools: RefCell::new(Pools::new(index, counters.clone(), spares)),
             upstreams: RefCell::default(),
             counters,
             draining: Cell::new(false),

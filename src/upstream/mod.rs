@@ -7,6 +7,7 @@ pub mod names;
 pub mod pick;
 pub mod pool;
 pub mod services;
+pub mod spares;
 pub mod spec;
 pub mod state;
 pub mod sticky;
@@ -14,6 +15,7 @@ mod track;
 
 pub use pick::Choice;
 pub use pool::{Connection, Pools};
+pub use spares::Spares;
 pub use spec::{Node, Spec};
 pub use state::{Owed, Picked, State, Tried, Upstreams};
 pub use track::{Line, Queue};

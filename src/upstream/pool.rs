@@ -17,6 +17,7 @@ use crate::base::limits;
 use crate::config::model::KeepalivePool;
 use crate::net::tls::Client;
 use crate::net::{Stream, Wait, connect, rt};
+use crate::upstream::spares::{Spare, Spares};
 
 /// How a connection is opened.
 pub struct Way<'w> {
@@ -53,6 +54,13 @@ pub struct Connection {
 /// Counts a connection as long as it lives.
 struct Open(Arc<Counters>);
 
+impl Open {
+    fn new(counters: &Arc<Counters>) -> Self {
+        counters.upstream_connections.add(1);
+        Self(counters.clone())
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.upstream_connections.sub(1);
@@ -72,8 +80,10 @@ impl PoolId {
 }
 
 /// All pools of a worker.
-#[derive(Default)]
 pub struct Pools {
+    worker: u16,
+    counters: Arc<Counters>,
+    spares: Option<Arc<Spares>>,
     by_address: HashMap<Address, PoolId>,
     by_kind: HashMap<(Address, Kind), PoolId>,
     pools: Vec<Pool>,
@@ -99,10 +109,17 @@ struct Pool {
 
 struct Idle {
     connection: Box<Connection>, // boxed once: it moves between pool and exchange with every request
+    since: Tick,
     until: Tick,
 }
 
 impl Pools {
+    /// A worker's pools, beside the spare connections of all.
+    pub fn new(worker: u16, counters: Arc<Counters>, spares: Option<Arc<Spares>>) -> Self {
+        let (by_address, by_kind) = (HashMap::new(), HashMap::new());
+        Self { worker, counters, spares, by_address, by_kind, pools: Vec::new(), free: Vec::new() }
+    }
+
     /// The pool of an address, made on first use.
     pub fn of(&mut self, address: Address) -> PoolId {
         if let Some(id) = self.by_address.get(&address) {
@@ -143,11 +160,22 @@ impl Pools {
         self.pools.get_mut(id.at as usize).filter(|pool| pool.turn == id.turn)
     }
 
-    /// The idle connection used last. Its node may have closed it: [`Connection::poll_recv`] tells.
+    /// The idle connection used last, else one that another worker can spare. Its node may have closed it:
+    /// [`Connection::poll_recv`] tells.
     pub fn take(&mut self, pool: PoolId) -> Option<Box<Connection>> {
-        let kept = self.get(pool)?.idle.pop()?;
+        let Some(kept) = self.get(pool)?.idle.pop() else { return self.borrow(pool) };
         kept.connection.stream.watch().disarm();
         Some(kept.connection)
+    }
+
+    #[cold]
+    fn borrow(&mut self, pool: PoolId) -> Option<Box<Connection>> {
+        let address = self.get(pool).filter(|pool| pool.kind.is_none())?.address;
+        let spare = self.spares.as_ref()?.take(address, clock::now())?;
+        let stream = Stream::adopt(spare.descriptor).ok()?;
+        self.counters.pool_borrowed.add(1);
+        let open = Rc::new(Open::new(&self.counters));
+        Some(Box::new(Connection { stream, address, served: spare.served, open }))
     }
 
     /// Puts a connection back after a whole exchange. Over the pool's size the one idle longest goes.
@@ -160,7 +188,8 @@ impl Pools {
             retire(pool.idle.remove(0).connection);
         }
         connection.stream.watch().arm(Wait::Pooled, keep.idle_timeout);
-        pool.idle.push(Idle { connection, until: clock::now().after(keep.idle_timeout) });
+        let since = clock::now();
+        pool.idle.push(Idle { connection, since, until: since.after(keep.idle_timeout) });
     }
 
     /// Opens a connection to a node.
@@ -171,8 +200,7 @@ impl Pools {
         counters.upstream_connects.add(1);
         let until = clock::now().after(timeout);
         let mut stream = connect::connect(way.address, way.source, timeout).await.map_err(|error| (Stage::Connect, error))?;
-        counters.upstream_connections.add(1);
-        let open = Rc::new(Open(counters.clone()));
+        let open = Rc::new(Open::new(counters));
         if let Some(introduction) = way.introduction {
             stream.watch().arm_at(Wait::Connect, until);
             stream.send(introduction).await.map_err(|error| (Stage::Connect, error))?;
@@ -203,17 +231,24 @@ impl Pools {
         }
     }
 
-    /// Lets go what has been idle for too long or was closed by its node. The worker's sweeper calls it about once a second.
+    /// Lets go what has been idle for too long or was closed by its node, and leaves to the other workers what this one did not
+    /// come back to. The worker's sweeper calls it about twice a second.
     pub fn sweep(&mut self, now: Tick) {
         for pool in &mut self.pools {
+            let shared = self.spares.as_ref().filter(|_| pool.kind.is_none());
             let mut at = 0;
             while let Some(kept) = pool.idle.get_mut(at) {
                 if kept.until <= now || !is_quiet(&mut kept.connection.stream) {
                     retire(pool.idle.remove(at).connection);
+                } else if let Some(spares) = shared.filter(|_| now.since(kept.since) >= limits::SPARE_AFTER) {
+                    rt::spawn(leave(pool.idle.remove(at), spares.clone()));
                 } else {
                     at += 1;
                 }
             }
+        }
+        if let Some(spares) = &self.spares {
+            spares.sweep(self.worker, now);
         }
         // Names come from clients: those that hold nothing go before the table is full.
         if self.by_kind.len() >= limits::POOL_KINDS / 2 {
@@ -227,11 +262,17 @@ impl Pools {
             let most = pool.idle.len().saturating_sub(limits::IDLE_UNDER_PRESSURE);
             pool.idle.drain(..most).for_each(|kept| retire(kept.connection));
         }
+        if let Some(spares) = &self.spares {
+            spares.retain(|_| false);
+        }
     }
 
     /// Lets go the pools of addresses that `keep` does not name any more.
     pub fn retain(&mut self, keep: impl Fn(&Address) -> bool) {
         self.forget(|pool| !keep(&pool.address));
+        if let Some(spares) = self.spares.as_ref().filter(|_| self.worker == 0) {
+            spares.retain(keep);
+        }
     }
 
     /// Idle connections per address, for reports.
@@ -243,6 +284,15 @@ impl Pools {
 /// Posts a receive, or looks at the one posted: true while nothing came, neither bytes nor an end.
 fn is_quiet(stream: &mut Stream) -> bool {
     stream.poll_recv(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+/// Leaves an idle connection to whichever worker needs it.
+async fn leave(kept: Idle, spares: Arc<Spares>) {
+    let Connection { stream, address, served, open } = *kept.connection;
+    if let Some(descriptor) = stream.release().await {
+        spares.put(address, Spare { descriptor, served, until: kept.until });
+    }
+    drop(open);
 }
 
 /// Closes a connection that is not wanted any more, letting its operations finish.

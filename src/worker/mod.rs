@@ -18,6 +18,7 @@ use crate::config::gateway::{Driver, Listener};
 use crate::proxy::core::Judged;
 use crate::snapshot::Snapshot;
 pub use crate::snapshot::published::Published;
+use crate::upstream::Spares;
 
 /// What a worker is made of.
 pub struct Seed {
@@ -31,6 +32,8 @@ pub struct Seed {
     pub published: Arc<Published>,
     /// Its counters; the coordinator keeps the other end.
     pub counters: Arc<Counters>,
+    /// Idle upstream connections that no worker holds; `None` where there is one worker.
+    pub spares: Option<Arc<Spares>>,
     /// Where its events go.
     pub events: flume::Sender<Event>,
     /// Where its batches of access log go; `None` when there is no access log.

@@ -42,7 +42,7 @@ pub fn run(seed: Seed, messages: flume::Receiver<Message>) {
     let (worker, driver, events) = (seed.index, seed.driver, seed.events.clone());
     let ended = rt::run(driver, |taken| async move {
         let home: Rc<dyn Home> = Rc::new(Report { worker, events: seed.events.clone() });
-        let core = Rc::new(Core::new(worker, seed.counters, seed.published, home, seed.log));
+        let core = Rc::new(Core::new(worker, seed.counters, seed.spares, seed.published, home, seed.log));
         let listeners = Rc::new(Listeners::new(core.clone(), seed.events.clone()));
         rt::spawn(sweep::run(core.clone()));
         let _gone = seed.events.send(Event::Ready { worker, driver: driver_text(&taken) });

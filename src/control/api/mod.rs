@@ -153,7 +153,8 @@ async fn render(State(shared): State<Arc<Shared>>) -> Response {
     let attributes = attributes(&shared);
     metrics::own::reloads(&mut page, shared.epoch(), &shared.reloads());
     metrics::own::process(&mut page, shared.log_failures(), shared.memory());
-    metrics::own::pools(&mut page, reports.iter());
+    let spares = shared.fleet.spares.as_ref().map(|spares| spares.counts()).unwrap_or_default();
+    metrics::own::pools(&mut page, reports.iter(), &spares);
     apisix::health(&mut page, &attributes, &shared.checked());
     apisix::process(&mut page, &attributes, shared.fleet.seats.iter().map(|seat| &*seat.counters), &shared.hostname);
     apisix::series(&mut page, &attributes, reports.into_iter().flat_map(|report| report.series));

@@ -1,8 +1,11 @@
 //! Ringway's own families: per worker, per reason, the epochs and the process.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 
 use super::text::{Exposition, Kind};
+use crate::base::address::Address;
 use crate::base::count::{Bound, Counters, Times};
 use crate::control::fleet::Seat;
 use crate::control::status::Reloads;
@@ -21,10 +24,13 @@ const COLUMNS: &[Column] = &[
     ("ringway_connections_refused_total", Kind::Counter, "Client connections refused at the limit.", |c| c.refused.get()),
     ("ringway_requests_total", Kind::Counter, "Requests begun.", |c| c.requests.get()),
     ("ringway_upstream_connects_total", Kind::Counter, "Upstream connections opened.", |c| c.upstream_connects.get()),
-    ("ringway_upstream_connections", Kind::Gauge, "Upstream connections open now, idle ones included.", |c| {
+    ("ringway_upstream_connections", Kind::Gauge, "Upstream connections that the worker holds now, idle ones included.", |c| {
         c.upstream_connections.get()
     }),
     ("ringway_pool_hits_total", Kind::Counter, "Requests that found a pooled upstream connection.", |c| c.pool_hits.get()),
+    ("ringway_pool_borrowed_total", Kind::Counter, "Of those, connections that another worker had left.", |c| {
+        c.pool_borrowed.get()
+    }),
     ("ringway_pool_misses_total", Kind::Counter, "Requests that found no pooled upstream connection.", |c| c.pool_misses.get()),
     ("ringway_retries_total", Kind::Counter, "Upstream tries after the first.", |c| c.retries.get()),
     ("ringway_ejections_total", Kind::Counter, "Nodes put out for their failures.", |c| c.ejections.get()),
@@ -65,15 +71,20 @@ pub fn worker(page: &mut Exposition, seat: &Seat) {
     }
 }
 
-/// Idle pooled connections, added up over the workers.
-pub fn pools<'a>(page: &mut Exposition, reports: impl Iterator<Item = &'a Report>) {
-    let mut sums = std::collections::BTreeMap::<&str, u64>::new();
+/// Idle pooled connections, added up over the workers and with what lies between them.
+pub fn pools<'a>(page: &mut Exposition, reports: impl Iterator<Item = &'a Report>, spares: &[(Address, usize)]) {
+    let mut sums = BTreeMap::<Cow<'_, str>, u64>::new();
     for (node, idle) in reports.flat_map(|report| &report.pools) {
-        *sums.entry(node).or_default() += idle;
+        *sums.entry(node.into()).or_default() += idle;
+    }
+    for (address, idle) in spares {
+        *sums.entry(address.to_string().into()).or_default() += *idle as u64;
     }
     for (node, idle) in sums {
-        page.number("ringway_pool_idle", Kind::Gauge, "Idle pooled connections per node.", &[("node", node)], idle as f64);
+        page.number("ringway_pool_idle", Kind::Gauge, "Idle pooled connections per node.", &[("node", &node)], idle as f64);
     }
+    let help = "Idle connections that no worker holds and each may take.";
+    page.number("ringway_pool_spare", Kind::Gauge, help, &[], spares.iter().map(|(_, idle)| idle).sum::<usize>() as f64);
 }
 
 /// Epochs and reloads.

@@ -65,6 +65,12 @@ impl Socket {
 }
 
 impl<T: IoBufMut> Receive<T> {
+    /// Asks for its end. Its result is `ECANCELED` then, unless something came before.
+    pub fn cancel(&self) {
+        // SAFETY: the operation's place in the driver is its own as long as it is held.
+        unsafe { self.0.op_canceller().cancel() }
+    }
+
     /// How many bytes came, and the buffer. Must not be called again afterwards.
     #[inline]
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BufResult<usize, T>> {
@@ -89,6 +95,12 @@ impl<T: IoBuf> Transmit<T> {
 }
 
 impl Readiness {
+    /// Asks for its end, as [`Receive::cancel`].
+    pub fn cancel(&self) {
+        // SAFETY: as there.
+        unsafe { self.0.op_canceller().cancel() }
+    }
+
     /// Ready once there is something to read. Must not be called again afterwards.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let complete = ready!(Pin::new(&mut self.0).poll(cx));

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup run test build check fmt lint gate bench clean
+.PHONY: help setup run test build release check fmt lint gate bench clean
 
 help:          ## what there is
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -17,8 +17,11 @@ run: setup     ## run the gateway on examples/quickstart.yaml, with a small upst
 test: setup    ## all tests, on both drivers
 	cargo test --workspace
 
-build: setup   ## the release binary: target/release/ringway
+build: setup   ## a release binary, quickly: target/release/ringway
 	cargo build --release
+
+release: setup ## the binary to deploy, laid out by what a first one counted under load: target/dist/ringway
+	@.ci/release
 
 check: setup   ## types only
 	cargo check --workspace --all-targets

@@ -178,7 +178,7 @@ fn start(driver: Driver) -> Pair {
     let conf = shared(|| Arc::new(Listener::default()));
     let (events, heard) = flume::unbounded();
     let counters: [Arc<Counters>; 2] = Default::default();
-    let spares = shared(|| Spares::between(2).map(Arc::new));
+    let spares = Spares::between(2).map(Arc::new); // shared on purpose, when a connection was not come back to: not on a request's way
     let worker = |index: u16| {
         let counters = counters[usize::from(index)].clone();
         let (published, spares, events) = (published.clone(), spares.clone(), events.clone());

@@ -25,6 +25,8 @@ pub enum Action {
     Smoke(SmokeArgs),
     /// Check syscalls, ring operations and instructions per request against recorded budgets; no clock is read.
     Gate(GateArgs),
+    /// Run a Ringway that counts its branches (`make release`) under loads of all kinds, and let it write down what it counted.
+    Train(TrainArgs),
     /// Send requests to one address and print rates and latencies.
     Load(LoadArgs),
     /// Serve HTTP/1.1: GET / (13 octets), /bytes/N, /echo (the request's head), POST.
@@ -57,8 +59,9 @@ pub struct CompareArgs {
     pub workloads: String,
     /// Peers, separated by commas: nginx, nginx-lua, haproxy, envoy, pingora, caddy, ringway, ringway-epoll, before,
     /// before-epoll, floor, floor-ring, direct; and, never without being named, ringway-limit (with limit-count and prometheus
-    /// on) and ringway-one (without the routes of --routes). One that is named is installed where it is missing (apt-get, pip,
-    /// cargo); `all` names all but those two. `default` takes those that are there.
+    /// on), ringway-plugins (with five everyday plugins) and ringway-one (without the routes of --routes). One that is named is
+    /// installed where it is missing (apt-get, pip, cargo); `all` names all but those three. `default` takes those that are
+    /// there.
     #[arg(long, default_value = "default")]
     pub peers: String,
     /// A peer that runs already, measured beside the others by a process with its descendants or by a cgroup: it is neither
@@ -168,6 +171,23 @@ pub struct GateArgs {
     /// Fails where something can't be counted, instead of leaving it out.
     #[arg(long)]
     pub all: bool,
+    /// CPU of the proxy.
+    #[arg(long, default_value_t = 0)]
+    pub proxy_cpu: usize,
+    /// CPU of backend and load.
+    #[arg(long, default_value_t = 1)]
+    pub load_cpu: usize,
+}
+
+/// `train`
+#[derive(Clone, Debug, Args)]
+pub struct TrainArgs {
+    /// Ringway, built with `-Cprofile-generate`.
+    #[arg(long)]
+    pub ringway: PathBuf,
+    /// Seconds of each load.
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
     /// CPU of the proxy.
     #[arg(long, default_value_t = 0)]
     pub proxy_cpu: usize,

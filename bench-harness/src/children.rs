@@ -65,7 +65,7 @@ impl Child {
         sys::signal(self.pid(), signal)
     }
 
-    /// Asks it to end (SIGINT) and waits; true if it did in time.
+    /// Asks it to end by a signal and waits; true if it did in time.
     pub fn finish(&mut self, signal: i32, patience: Duration) -> bool {
         let _ = self.signal(signal);
         eventually(patience, || self.ended().is_some())

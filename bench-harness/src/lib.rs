@@ -33,4 +33,5 @@ pub mod smoke;
 pub mod stats;
 pub mod sys;
 pub mod syscalls;
+pub mod train;
 pub mod workload;

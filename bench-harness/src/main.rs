@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bench_harness::args::{Action, Cli, FloorArgs, FloorDriver, ListenArgs, LoadArgs};
-use bench_harness::{backend, compare, floor, floor_ring, gate, load, smoke, stats, sys};
+use bench_harness::{backend, compare, floor, floor_ring, gate, load, smoke, stats, sys, train};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Action::Compare(args) => compare::compare(&args),
         Action::Smoke(args) => smoke::smoke(&args),
         Action::Gate(args) => gate::gate(&args),
+        Action::Train(args) => train::train(&args),
         Action::Load(args) => run_load(&args),
         Action::Backend(args) => run_backend(&args),
         Action::Floor(args) => run_floor(&args),

@@ -80,8 +80,8 @@ pub const SPLITS: usize = 4096;
 /// past it connections are not kept.
 pub const POOL_KINDS: usize = 4096;
 
-/// How long a connection lies in its worker's pool before the other workers may have it: shorter, and connections of a busy pool
-/// would go round; longer, and where there is little traffic more are opened.
+/// How long a connection lies in its worker's pool before the other workers may have it. A worker that asked for none as long
+/// leaves it at once: so connections of a busy pool stay, and those of one that is seldom used serve all workers.
 pub const SPARE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Connections to one node that lie between the workers; further ones are closed.

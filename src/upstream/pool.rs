@@ -104,6 +104,8 @@ struct Pool {
     kind: Option<Kind>,
     turn: u32,
     gone: bool,
+    asked: Tick, // for a connection, last
+    rare: bool,  // not for a while before that
     idle: Vec<Idle>,
 }
 
@@ -149,10 +151,10 @@ impl Pools {
             && let Some(pool) = self.pools.get_mut(at as usize)
         {
             let turn = pool.turn.wrapping_add(1);
-            *pool = Pool { address, kind, turn, gone: false, idle: Vec::new() };
+            *pool = Pool { address, kind, turn, gone: false, asked: Tick(0), rare: true, idle: Vec::new() };
             return PoolId { at, turn };
         }
-        self.pools.push(Pool { address, kind, turn: 0, gone: false, idle: Vec::new() });
+        self.pools.push(Pool { address, kind, turn: 0, gone: false, asked: Tick(0), rare: true, idle: Vec::new() });
         PoolId { at: (self.pools.len() - 1) as u32, turn: 0 }
     }
 
@@ -163,7 +165,11 @@ impl Pools {
     /// The idle connection used last, else one that another worker can spare. Its node may have closed it:
     /// [`Connection::poll_recv`] tells.
     pub fn take(&mut self, pool: PoolId) -> Option<Box<Connection>> {
-        let Some(kept) = self.get(pool)?.idle.pop() else { return self.borrow(pool) };
+        let now = clock::now();
+        let known = self.get(pool)?;
+        known.rare = now.since(known.asked) >= limits::SPARE_AFTER;
+        known.asked = now;
+        let Some(kept) = known.idle.pop() else { return self.borrow(pool) };
         kept.connection.stream.watch().disarm();
         Some(kept.connection)
     }
@@ -231,17 +237,13 @@ impl Pools {
         }
     }
 
-    /// Lets go what has been idle for too long or was closed by its node, and leaves to the other workers what this one did not
-    /// come back to. The worker's sweeper calls it about twice a second.
+    /// Lets go what has been idle for too long or was closed by its node. The worker's sweeper calls it about twice a second.
     pub fn sweep(&mut self, now: Tick) {
         for pool in &mut self.pools {
-            let shared = self.spares.as_ref().filter(|_| pool.kind.is_none());
             let mut at = 0;
             while let Some(kept) = pool.idle.get_mut(at) {
                 if kept.until <= now || !is_quiet(&mut kept.connection.stream) {
                     retire(pool.idle.remove(at).connection);
-                } else if let Some(spares) = shared.filter(|_| now.since(kept.since) >= limits::SPARE_AFTER) {
-                    rt::spawn(leave(pool.idle.remove(at), spares.clone()));
                 } else {
                     at += 1;
                 }
@@ -253,6 +255,17 @@ impl Pools {
         // Names come from clients: those that hold nothing go before the table is full.
         if self.by_kind.len() >= limits::POOL_KINDS / 2 {
             self.forget(|pool| pool.kind.is_some() && pool.idle.is_empty());
+        }
+    }
+
+    /// Leaves to the other workers what this one did not come back to, or is not likely to. The worker's sweeper calls it each
+    /// time.
+    pub fn leave(&mut self, now: Tick) {
+        let Some(spares) = &self.spares else { return };
+        for pool in self.pools.iter_mut().filter(|pool| pool.kind.is_none()) {
+            let patience = if pool.rare { Duration::ZERO } else { limits::SPARE_AFTER };
+            let left = pool.idle.iter().take_while(|kept| now.since(kept.since) >= patience).count(); // idle longest first
+            pool.idle.drain(..left).for_each(|kept| rt::spawn(leave(kept, spares.clone())));
         }
     }
 

@@ -31,6 +31,7 @@ pub async fn run(core: Rc<Core>) {
         core.counters.panics.set(rt::panics());
         watch::sweep(now);
         window::give_back();
+        core.pools.borrow_mut().leave(now);
         if sweep.is_multiple_of(POOLS_EVERY) {
             let mut pools = core.pools.borrow_mut();
             core.upstreams.borrow_mut().refresh(&mut pools);

@@ -19,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 pub use attached::Attached;
 pub use find::find;
@@ -34,7 +35,7 @@ pub const REFERENCE: &str = "nginx";
 pub const FLOOR: &str = "floor";
 
 /// All kinds, in the order of the report.
-pub static KINDS: [&Kind; 15] = [
+pub static KINDS: [&Kind; 16] = [
     &nginx::PLAIN,
     &nginx::LUA,
     &haproxy::KIND,
@@ -44,6 +45,7 @@ pub static KINDS: [&Kind; 15] = [
     &ringway::RING,
     &ringway::EPOLL,
     &ringway::LIMIT,
+    &ringway::PLUGINS,
     &ringway::ONE,
     &ringway::BEFORE,
     &ringway::BEFORE_EPOLL,
@@ -214,7 +216,7 @@ pub struct Running {
     pub meter: Option<Meter>,
     /// Where a Ringway exports its metrics.
     pub metrics: Option<SocketAddr>,
-    _child: Option<Child>,
+    child: Option<Child>,
     files: Vec<PathBuf>,
     promise: Promise,
 }
@@ -273,7 +275,7 @@ impl Peer {
             address,
             meter,
             metrics: None,
-            _child: None,
+            child: None,
             files: Vec::new(),
             promise: Promise::default(),
         };
@@ -308,7 +310,7 @@ impl Peer {
             address: listen,
             meter: Some(Meter::Tree(child.pid())),
             metrics: (kind.role == Role::Ringway).then_some(site.control),
-            _child: Some(child),
+            child: Some(child),
             files: site.log.clone().into_iter().chain([output]).collect(),
             promise: Promise { log: site.log.filter(|_| kind.role.is_proxy()), forwards },
         })
@@ -353,6 +355,15 @@ impl Running {
                 let _ = file.set_len(0);
             }
         }
+    }
+
+    /// Asks it to end by itself, and waits.
+    ///
+    /// # Errors
+    /// Where it takes longer than `patience`.
+    pub fn end(mut self, patience: Duration) -> io::Result<()> {
+        let ended = self.child.as_mut().is_none_or(|child| child.finish(libc::SIGTERM, patience));
+        if ended { Ok(()) } else { Err(io::Error::other(format!("{} does not end", self.name))) }
     }
 
     /// What the terms ask of it.

@@ -15,6 +15,9 @@ pub(super) static BEFORE_EPOLL: Kind = Kind { name: "before-epoll", configure: e
 /// With limit-count (local policy) and prometheus on, APISIX's published pair.
 pub(super) static LIMIT: Kind = Kind { name: "ringway-limit", configure: limit, on_demand: true, ..BASE };
 
+/// With plugins that many routes have.
+pub(super) static PLUGINS: Kind = Kind { name: "ringway-plugins", configure: plugins, on_demand: true, ..BASE };
+
 /// Without the routes of `--routes`: what many of them cost.
 pub(super) static ONE: Kind = Kind { name: "ringway-one", configure: one, routes: false, on_demand: true, ..BASE };
 
@@ -44,6 +47,12 @@ fn one(site: &Site, terms: &Terms) -> String {
 fn limit(site: &Site, terms: &Terms) -> String {
     let plugins = "    plugins:\n      limit-count: {count: 2000000000, time_window: 3600, rejected_code: 503, \
         key: remote_addr, policy: local}\n      prometheus: {}\n";
+    text(site, terms, "io_uring", plugins)
+}
+
+fn plugins(site: &Site, terms: &Terms) -> String {
+    let plugins = "    plugins:\n      request-id: {}\n      ip-restriction: {whitelist: [127.0.0.0/8]}\n      cors: {}\n      \
+        proxy-rewrite: {headers: {set: {X-Api: v1}}}\n      response-rewrite: {headers: {set: {X-Done: \"yes\"}}}\n";
     text(site, terms, "io_uring", plugins)
 }
 

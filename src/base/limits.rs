@@ -87,6 +87,9 @@ pub const SPARE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 /// Connections to one node that lie between the workers; further ones are closed.
 pub const SPARES_PER_NODE: usize = 256;
 
+/// Watches of connections that are gone, kept for those to come, per worker.
+pub const WATCHES_KEPT: usize = 1024;
+
 /// Idle connections a pool keeps while memory is short.
 pub const IDLE_UNDER_PRESSURE: usize = 4;
 

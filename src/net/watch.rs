@@ -8,6 +8,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::base::clock::{self, Tick};
+use crate::base::limits;
 use crate::base::wheel::Wheel;
 
 /// What a connection waits for.
@@ -44,7 +45,7 @@ pub struct Watch(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    fd: RawFd,
+    fd: Cell<RawFd>,   // -1 while nobody has it
     at: Cell<Tick>,    // u64::MAX: none
     filed: Cell<Tick>, // the earliest moment at which the wheel looks at it
     entry: Cell<u32>,  // number of that entry in the wheel; older ones are forgotten when they come
@@ -62,6 +63,7 @@ thread_local! {
     static WHEEL: RefCell<Wheel<Entry>> = RefCell::new(Wheel::new(SWEEP));
     static NUDGES: RefCell<Vec<Weak<Inner>>> = const { RefCell::new(Vec::new()) };
     static ALL: RefCell<Registry> = RefCell::new(Registry::default());
+    static FREE: RefCell<Vec<Rc<Inner>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A watch in the wheel, and the number of this entry of it.
@@ -75,10 +77,15 @@ struct Registry {
 }
 
 impl Watch {
-    /// Watches over a descriptor, which must stay open as long as the watch lives.
+    /// Watches over a descriptor, which must stay open as long as the watch lives. Used ones are taken first, with their entry
+    /// in the wheel: else there would be one for each connection of the longest deadline's time, long after they have gone.
     pub(super) fn new(fd: RawFd) -> Self {
+        if let Ok(Some(inner)) = FREE.try_with(|free| free.borrow_mut().pop()) {
+            inner.fd.set(fd);
+            return Self(inner);
+        }
         let inner = Rc::new(Inner {
-            fd,
+            fd: Cell::new(fd),
             at: Cell::new(NEVER),
             filed: Cell::new(NEVER),
             entry: Cell::new(0),
@@ -158,6 +165,27 @@ impl Watch {
     }
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if Rc::strong_count(&self.0) > 1 {
+            return;
+        }
+        let inner = &self.0;
+        inner.fd.set(-1);
+        inner.at.set(NEVER);
+        inner.waits.set(Wait::Nothing);
+        inner.fired.set(None);
+        inner.sent.set(0);
+        inner.nudge.borrow_mut().take();
+        let _gone = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if free.len() < limits::WATCHES_KEPT {
+                free.push(inner.clone());
+            }
+        });
+    }
+}
+
 impl Inner {
     /// Where the client is waited for, only receiving ends: what had arrived is still read, and an answer can be sent.
     fn fire(&self) {
@@ -167,7 +195,7 @@ impl Inner {
         };
         self.fired.set(Some(self.waits.get()));
         self.at.set(NEVER);
-        super::stream::shutdown(self.fd, side);
+        super::stream::shutdown(self.fd.get(), side);
     }
 }
 
@@ -211,7 +239,7 @@ pub fn fire_all(which: impl Fn(Wait) -> bool) -> u64 {
     let list = ALL.with_borrow_mut(|all| all.list.clone());
     let mut count = 0;
     for inner in list.iter().filter_map(Weak::upgrade) {
-        if inner.fired.get().is_none() && which(inner.waits.get()) {
+        if inner.fd.get() >= 0 && inner.fired.get().is_none() && which(inner.waits.get()) {
             inner.fire();
             count += 1;
         }
@@ -222,6 +250,36 @@ pub fn fire_all(which: impl Fn(Wait) -> bool) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_used_watch_is_as_good_as_a_new_one_and_keeps_its_entry() {
+        let start = clock::refresh();
+        for turn in 0..200_u32 {
+            let watch = Watch::new(-2);
+            let other = watch.clone();
+            watch.add_sent(7);
+            watch.arm_at(Wait::Header, start.after(Duration::from_secs(60)));
+            assert_eq!((other.fired(), other.sent()), (None, 7), "nothing of its former life, turn {turn}");
+        }
+        let watch = Watch::new(-2);
+        assert_eq!((watch.0.waits.get(), watch.0.at.get(), watch.sent()), (Wait::Nothing, NEVER, 0));
+        watch.arm_at(Wait::Send, start.after(Duration::from_secs(90)));
+        sweep(start.after(Duration::from_secs(61)));
+        assert_eq!(watch.fired(), None, "the entry of the first is filed for the last");
+        WHEEL.with_borrow_mut(|wheel| {
+            let mut entries = 0;
+            wheel.turn(start.after(Duration::from_secs(91)), |_| {
+                entries += 1;
+                None
+            });
+            assert_eq!(entries, 1, "one entry for all of them");
+        });
+        let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let open = Watch::new(std::os::fd::AsRawFd::as_raw_fd(&near));
+        drop(Watch::new(-2));
+        assert_eq!(fire_all(|_| true), 1, "those that nobody has are left alone");
+        assert_eq!(open.fired(), Some(Wait::Nothing));
+    }
 
     #[test]
     fn short_and_long_deadlines_by_turns_leave_one_entry() {

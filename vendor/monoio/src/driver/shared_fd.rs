@@ -528,9 +528,16 @@ impl Drop for Inner {
         match state {
             #[cfg(all(target_os = "linux", feature = "iouring"))]
             State::Uring(UringState::Init) | State::Uring(UringState::Waiting(..)) => {
-                if super::op::Op::close(fd).is_err() {
+                // Ringway: not as an operation that is dropped at once, which would be cancelled.
+                let left = CURRENT.is_set()
+                    && CURRENT.with(|inner| match inner {
+                        super::Inner::Uring(driver) => super::UringInner::close(driver, fd),
+                        #[cfg(feature = "legacy")]
+                        super::Inner::Legacy(_) => false,
+                    });
+                if !left {
                     let _ = unsafe { std::fs::File::from_raw_fd(fd) };
-                };
+                }
             }
             #[cfg(feature = "legacy")]
             State::Legacy(idx) => drop_legacy(fd, *idx),

@@ -38,7 +38,10 @@ pub(crate) const EVENTFD_USERDATA: u64 = u64::MAX - 2;
 #[cfg(feature = "poll-io")]
 pub(crate) const POLLER_USERDATA: u64 = u64::MAX - 3;
 
-pub(crate) const MIN_REVERSED_USERDATA: u64 = u64::MAX - 3;
+/// Ringway: closings that nobody waits for.
+pub(crate) const CLOSE_USERDATA: u64 = u64::MAX - 4;
+
+pub(crate) const MIN_REVERSED_USERDATA: u64 = u64::MAX - 4;
 
 /// Driver with uring.
 pub struct IoUringDriver {
@@ -532,6 +535,19 @@ impl UringInner {
                 }
             }
         }
+    }
+
+    /// Ringway: leaves a descriptor to the kernel to be closed, behind what was submitted for it; nobody hears of the end.
+    /// False where the queue takes nothing more.
+    pub(crate) fn close(this: &Rc<UnsafeCell<UringInner>>, fd: RawFd) -> bool {
+        let inner = unsafe { &mut *this.get() };
+        let entry = opcode::Close::new(io_uring::types::Fd(fd))
+            .build()
+            .user_data(CLOSE_USERDATA);
+        if unsafe { inner.uring.submission().push(&entry).is_ok() } {
+            return true;
+        }
+        inner.submit().is_ok() && unsafe { inner.uring.submission().push(&entry).is_ok() }
     }
 
     pub(crate) unsafe fn cancel_op(this: &Rc<UnsafeCell<UringInner>>, index: usize) {

@@ -75,6 +75,26 @@ impl Address {
     }
 }
 
+/// An IP address as text. IPv4 without the formatting machinery: a connection's is written when it is accepted.
+pub fn ip_text(ip: IpAddr) -> String {
+    let IpAddr::V4(v4) = ip else { return ip.to_string() };
+    let mut out = String::with_capacity("255.255.255.255".len());
+    let digit = |value: u8| char::from(b'0' + value % 10);
+    for (at, octet) in v4.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push('.');
+        }
+        if octet >= 100 {
+            out.push(digit(octet / 100));
+        }
+        if octet >= 10 {
+            out.push(digit(octet / 10));
+        }
+        out.push(digit(octet));
+    }
+    out
+}
+
 impl From<SocketAddr> for Address {
     /// Scope and flow of an IPv6 address are left out: a node has none.
     fn from(address: SocketAddr) -> Self {
@@ -104,6 +124,15 @@ impl fmt::Debug for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_an_ip_address_is_the_standard_librarys() {
+        for octet in 0..=255_u8 {
+            let ip = IpAddr::from([octet, 0, 255 - octet, octet]);
+            assert_eq!(ip_text(ip), ip.to_string());
+        }
+        assert_eq!(ip_text(Ipv6Addr::LOCALHOST.into()), "::1");
+    }
 
     #[test]
     fn addresses_come_back_as_they_were() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::core::{Core, View};
 use super::downstream::Downstream;
 use super::exchange;
+use crate::base::address::ip_text;
 use crate::base::clock::{self, Tick};
 use crate::base::limits;
 use crate::config::gateway::Gateway;
@@ -217,7 +218,7 @@ async fn read_proxy_header(core: &Core, down: &mut Downstream, info: &mut ConnIn
             Ok(Parsed::Done { consumed, source, destination }) => {
                 info.proxy_protocol = source;
                 info.peer = source.or(info.peer);
-                info.peer_text = info.peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
+                info.peer_text = info.peer.map(|peer| ip_text(peer.ip())).unwrap_or_default();
                 info.local = destination.or(info.local);
                 received.consume(consumed);
                 down.put_back(received);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Event, ListenSocket};
+use crate::base::address::ip_text;
 use crate::base::count::Bound;
 use crate::config::gateway::Listener;
 use crate::net::Stream;
@@ -124,7 +125,7 @@ impl Listeners {
             proxy_protocol: None,
             scheme: "http",
             requests: Cell::new(0),
-            peer_text: peer.map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default(),
+            peer_text: peer.map(|peer| ip_text(peer.ip().to_canonical())).unwrap_or_default(),
         };
         let (guard, down) = (Counted(core.clone()), Downstream::new(stream));
         let proxy_protocol = open.conf.proxy_protocol;

@@ -1,4 +1,6 @@
-use std::{cell::RefCell, collections::HashSet, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
+
+use fxhash::FxHashSet;
 
 use crate::driver::op::OpCanceller;
 
@@ -24,7 +26,8 @@ pub(crate) struct AssociateGuard {
 #[derive(Default)]
 struct Shared {
     canceled: bool,
-    slot_ref: HashSet<OpCanceller>,
+    // Ringway: not by SipHash, twice per accepted connection
+    slot_ref: FxHashSet<OpCanceller>,
 }
 
 impl Canceller {
@@ -36,7 +39,7 @@ impl Canceller {
 
     /// Cancel all related operations.
     pub fn cancel(self) -> Self {
-        let mut slot = HashSet::new();
+        let mut slot = FxHashSet::default();
         {
             let mut shared = self.shared.borrow_mut();
             shared.canceled = true;

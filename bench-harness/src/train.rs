@@ -19,10 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PEERS: [&str; 4] = ["ringway", "ringway-epoll", "ringway-limit", "ringway-plugins"];
 const LOADS: &str = "c1,c64,c256,browser,1k,10k,100k,1m,post4k,conn,pipeline,spread,open";
 
-/// Runs every load against every kind of Ringway. One whose driver the host has not is left out.
+/// Runs every load against every kind of Ringway.
 ///
 /// # Errors
-/// Where none runs, or one does not answer or end as it should.
+/// Where one does not run, answer or end as it should: what was not counted would be laid out as if it never ran. So the host
+/// must have io_uring.
 pub fn train(args: &TrainArgs) -> io::Result<()> {
     let scratch = Scratch::new("bench-train")?;
     let terms = Terms {
@@ -38,24 +39,15 @@ pub fn train(args: &TrainArgs) -> io::Result<()> {
     let _backend = start_backend(&terms, args.load_cpu)?;
     sys::pin(args.load_cpu)?;
     let loads = workload::pick(LOADS).map_err(io::Error::other)?;
-    let mut trained = 0;
     for name in PEERS {
         let kind = kind(name).ok_or_else(|| io::Error::other("no such peer"))?;
-        let started = Peer::new(kind, &args.ringway).map_err(io::Error::other)?.start(&terms);
-        let running = match started {
-            Ok(running) => running,
-            Err(error) => {
-                eprintln!("{name} is left out: {error}");
-                continue;
-            }
-        };
+        let running = Peer::new(kind, &args.ringway).map_err(io::Error::other)?.start(&terms)?;
         let mut requests = 0;
         for load in &loads {
             requests += load::answered(&load.spec(running.address, Duration::from_secs_f64(args.seconds), ROUTES))?;
         }
         running.end(PATIENCE)?;
         println!("{name}: {requests} requests");
-        trained += 1;
     }
-    if trained > 0 { Ok(()) } else { Err(io::Error::other("no Ringway ran")) }
+    Ok(())
 }

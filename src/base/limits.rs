@@ -80,11 +80,12 @@ pub const SPLITS: usize = 4096;
 /// past it connections are not kept.
 pub const POOL_KINDS: usize = 4096;
 
-/// How long a connection lies in its worker's pool before the other workers may have it. A worker that asked for none as long
-/// leaves it at once: so connections of a busy pool stay, and those of one that is seldom used serve all workers.
+/// How long a connection lies in its worker's pool before the other workers may have it. Where the worker had not asked its pool
+/// for one as long, they may at once: connections of a busy pool stay, those of a seldom used one serve all workers.
 pub const SPARE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Connections to one node that lie between the workers; further ones are closed.
+/// Connections to one node that lie between the workers, also at most what one pool of it may hold; further ones stay in their
+/// pools.
 pub const SPARES_PER_NODE: usize = 256;
 
 /// Watches of connections that are gone, kept for those to come, per worker.

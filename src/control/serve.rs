@@ -1,5 +1,6 @@
 //! The coordinator's loop: events of the workers, reloads, signals, and the end.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,8 +17,10 @@ use super::reload::{Notice, Order};
 use super::run::Failure;
 use super::signals::{Ask, Signals};
 use super::status::{LastReload, Phase, Shared};
+use crate::base::address::Address;
 use crate::base::{clock, log};
 use crate::config::gateway::{Discovery, Dns, Gateway};
+use crate::upstream::Node;
 use crate::worker::{Event, Message, Published};
 
 /// How often the workers' threads are looked at.
@@ -286,6 +289,7 @@ impl Coordinator {
                 longest.as_secs_f64() * 1e3
             );
             self.shared.note_reload(|reloads| reloads.ack = longest);
+            self.close_spares();
         } else if waiting.since.elapsed() > ACK_WAIT {
             tracing::error!("workers {lagging:?} do not acknowledge epoch {}", waiting.epoch);
         } else {
@@ -293,6 +297,19 @@ impl Coordinator {
         }
         *awaited = None;
         let _ = self.helper.send(Order::Done { published: true });
+    }
+
+    /// Nobody will ask for a spare connection to a node that the newest epoch does not name.
+    fn close_spares(&self) {
+        let Some(spares) = &self.shared.fleet.spares else { return };
+        spares.begin_season();
+        if spares.is_empty() {
+            return;
+        }
+        let snapshot = self.published.current();
+        let nodes = snapshot.upstreams.values().flat_map(|spec| &spec.nodes);
+        let addresses: HashSet<Address> = nodes.flat_map(Node::addresses).collect();
+        spares.retain(|address| addresses.contains(address));
     }
 
     fn dead_worker(&self) -> Option<usize> {

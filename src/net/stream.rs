@@ -13,6 +13,7 @@ use monoio::io::held::Socket;
 use monoio::net::{TcpStream, UnixStream};
 
 use super::lane::{Receiving, RecvAsk, Sending};
+use super::rt::{self, Carrier};
 use super::watch::Watch;
 use crate::base::buf::Chunk;
 use crate::base::clock;
@@ -137,7 +138,8 @@ impl Stream {
 
     /// Goes on with the send in flight; the emptied chunk comes back.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
-        if !std::mem::take(&mut self.quiet) {
+        // On epoll the task itself must come to send what the socket did not take yet.
+        if !std::mem::take(&mut self.quiet) || rt::carrier() == Carrier::Epoll {
             self.watch.hush();
             return self.poll_send_lane(cx);
         }
@@ -206,7 +208,8 @@ impl Stream {
         self.session.is_some()
     }
 
-    /// Calls the posted receive back. False where it had brought something: that is lost, and the stream of no use any more.
+    /// Calls the posted receive back. False where it had brought something: that is lost, and the stream of no use any more. (On
+    /// epoll nothing was taken yet, and what is there is still to be read.)
     pub(super) async fn call_back(&mut self) -> bool {
         if !self.recv.busy() {
             return true;

@@ -174,6 +174,7 @@ impl Drop for Watch {
         inner.fd.set(-1);
         inner.at.set(NEVER);
         inner.waits.set(Wait::Nothing);
+        inner.span.set(Duration::ZERO);
         inner.fired.set(None);
         inner.sent.set(0);
         inner.nudge.borrow_mut().take();

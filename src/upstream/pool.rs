@@ -106,6 +106,7 @@ struct Pool {
     gone: bool,
     asked: Tick, // for a connection, last
     rare: bool,  // not for a while before that
+    size: u32,   // as the upstream said last
     idle: Vec<Idle>,
 }
 
@@ -151,10 +152,10 @@ impl Pools {
             && let Some(pool) = self.pools.get_mut(at as usize)
         {
             let turn = pool.turn.wrapping_add(1);
-            *pool = Pool { address, kind, turn, gone: false, asked: Tick(0), rare: true, idle: Vec::new() };
+            *pool = Pool { address, kind, turn, gone: false, asked: Tick(0), rare: true, size: 0, idle: Vec::new() };
             return PoolId { at, turn };
         }
-        self.pools.push(Pool { address, kind, turn: 0, gone: false, asked: Tick(0), rare: true, idle: Vec::new() });
+        self.pools.push(Pool { address, kind, turn: 0, gone: false, asked: Tick(0), rare: true, size: 0, idle: Vec::new() });
         PoolId { at: (self.pools.len() - 1) as u32, turn: 0 }
     }
 
@@ -167,8 +168,10 @@ impl Pools {
     pub fn take(&mut self, pool: PoolId) -> Option<Box<Connection>> {
         let now = clock::now();
         let known = self.get(pool)?;
-        known.rare = now.since(known.asked) >= limits::SPARE_AFTER;
-        known.asked = now;
+        if now != known.asked {
+            known.rare = now.since(known.asked) >= limits::SPARE_AFTER; // once per request, though it may ask again
+            known.asked = now;
+        }
         let Some(kept) = known.idle.pop() else { return self.borrow(pool) };
         kept.connection.stream.watch().disarm();
         Some(kept.connection)
@@ -190,6 +193,7 @@ impl Pools {
         if connection.served >= keep.requests || keep.idle_timeout.is_zero() || !is_quiet(&mut connection.stream) {
             return retire(connection);
         }
+        pool.size = keep.size;
         if pool.idle.len() >= keep.size as usize {
             retire(pool.idle.remove(0).connection);
         }
@@ -249,23 +253,30 @@ impl Pools {
                 }
             }
         }
-        if let Some(spares) = &self.spares {
-            spares.sweep(self.worker, now);
-        }
         // Names come from clients: those that hold nothing go before the table is full.
         if self.by_kind.len() >= limits::POOL_KINDS / 2 {
             self.forget(|pool| pool.kind.is_some() && pool.idle.is_empty());
         }
     }
 
-    /// Leaves to the other workers what this one did not come back to, or is not likely to. The worker's sweeper calls it each
-    /// time.
+    /// Looks after this worker's share of the spare connections. The worker's sweeper calls it every other second.
+    pub fn sweep_spares(&self, now: Tick) {
+        if let Some(spares) = &self.spares {
+            spares.sweep(self.worker, now);
+        }
+    }
+
+    /// Leaves to the other workers what this one did not come back to, or is not likely to. The worker's sweeper calls it ten
+    /// times a second.
     pub fn leave(&mut self, now: Tick) {
         let Some(spares) = &self.spares else { return };
         for pool in self.pools.iter_mut().filter(|pool| pool.kind.is_none()) {
             let patience = if pool.rare { Duration::ZERO } else { limits::SPARE_AFTER };
             let left = pool.idle.iter().take_while(|kept| now.since(kept.since) >= patience).count(); // idle longest first
-            pool.idle.drain(..left).for_each(|kept| rt::spawn(leave(kept, spares.clone())));
+            if left > 0 {
+                let left = left.min(spares.room(pool.address, pool.size));
+                pool.idle.drain(..left).for_each(|kept| rt::spawn(leave(kept, spares.clone())));
+            }
         }
     }
 
@@ -283,9 +294,6 @@ impl Pools {
     /// Lets go the pools of addresses that `keep` does not name any more.
     pub fn retain(&mut self, keep: impl Fn(&Address) -> bool) {
         self.forget(|pool| !keep(&pool.address));
-        if let Some(spares) = self.spares.as_ref().filter(|_| self.worker == 0) {
-            spares.retain(keep);
-        }
     }
 
     /// Idle connections per address, for reports.
@@ -301,9 +309,10 @@ fn is_quiet(stream: &mut Stream) -> bool {
 
 /// Leaves an idle connection to whichever worker needs it.
 async fn leave(kept: Idle, spares: Arc<Spares>) {
+    let season = spares.season();
     let Connection { stream, address, served, open } = *kept.connection;
     if let Some(descriptor) = stream.release().await {
-        spares.put(address, Spare { descriptor, served, until: kept.until });
+        spares.put(address, Spare { descriptor, served, until: kept.until }, season);
     }
     drop(open);
 }

@@ -1,7 +1,7 @@
 //! An upstream as an epoch compiles it: immutable, shared by all workers.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::health::Health;
 use super::names::Name;
 use super::services::Service;
 use super::sticky::Stickiness;
+use crate::base::address::Address;
 use crate::config::model::{Balancer, Checks, HashOn, KeepalivePool, NodeHost, PassHost, Policy, ProxyVersion, Scheme, Timeout};
 use crate::net::tls::ClientPlan;
 use crate::plugin::template::Template;
@@ -160,6 +161,17 @@ impl Node {
     /// `host:port`
     pub fn place(&self) -> String {
         format!("{}:{}", self.host, self.port)
+    }
+
+    /// Its addresses as far as they are known: one, or those that its name has now.
+    pub fn addresses(&self) -> Vec<Address> {
+        let at = |ip: IpAddr| SocketAddr::new(ip, self.port).into();
+        match (&self.host, &self.name) {
+            (NodeHost::Unix(path), _) => vec![Address::unix(path)],
+            (NodeHost::Ip(ip), _) => vec![at(*ip)],
+            (NodeHost::Name(_), Some(name)) => name.addresses().iter().map(|ip| at(*ip)).collect(),
+            (NodeHost::Name(_), None) => Vec::new(),
+        }
     }
 
     /// Requests may go there, as far as its health is known.

@@ -2,7 +2,6 @@
 //! upstream's compiled form or a resolved name changed, which a request notices by comparing a pointer and a number.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,7 +16,6 @@ use super::track::{Queue, Track, Underway};
 use crate::base::address::Address;
 use crate::base::clock;
 use crate::base::limits;
-use crate::config::model::NodeHost;
 use crate::net::tls::{Client, ClientPlan};
 
 /// Upstreams of a worker by slot.
@@ -296,19 +294,7 @@ fn rings(spec: &Spec, priorities: &[i64], shares: &[Share]) -> Vec<Ring> {
 }
 
 fn endpoint(node: &Node, pools: &mut Pools) -> Endpoint {
-    let mut of = |ip: IpAddr| {
-        let address = SocketAddr::new(ip, node.port).into();
-        (address, pools.of(address))
-    };
-    let addresses = match (&node.host, &node.name) {
-        (NodeHost::Unix(path), _) => {
-            let address = Address::unix(path);
-            vec![(address, pools.of(address))]
-        }
-        (NodeHost::Ip(ip), _) => vec![of(*ip)],
-        (NodeHost::Name(_), Some(name)) => name.addresses().iter().map(|ip| of(*ip)).collect(),
-        (NodeHost::Name(_), None) => Vec::new(),
-    };
+    let addresses = node.addresses().into_iter().map(|address| (address, pools.of(address))).collect();
     Endpoint { addresses, next: 0 }
 }
 

@@ -6,9 +6,14 @@ use crate::base::clock;
 use crate::limit::window;
 use crate::net::{rt, watch};
 use crate::proxy::Core;
+use crate::snapshot::published::Pressure;
 
 /// Sweeps between two looks at the pools.
 const POOLS_EVERY: u64 = 10;
+/// Sweeps between two looks at what other workers may have.
+const LEAVE_EVERY: u64 = 2;
+/// Sweeps between two looks at what lies between the workers.
+const SPARES_EVERY: u64 = 40;
 /// Sweeps between two looks at the memory's pressure.
 const PRESSURE_EVERY: u64 = 4;
 /// Sweeps between two flushes of the log.
@@ -31,11 +36,16 @@ pub async fn run(core: Rc<Core>) {
         core.counters.panics.set(rt::panics());
         watch::sweep(now);
         window::give_back();
-        core.pools.borrow_mut().leave(now);
         if sweep.is_multiple_of(POOLS_EVERY) {
             let mut pools = core.pools.borrow_mut();
             core.upstreams.borrow_mut().refresh(&mut pools);
             pools.sweep(now);
+        }
+        if sweep.is_multiple_of(SPARES_EVERY) {
+            core.pools.borrow().sweep_spares(now);
+        }
+        if sweep.is_multiple_of(LEAVE_EVERY) && core.pressure.get() == Pressure::Calm {
+            core.pools.borrow_mut().leave(now); // short of memory, the few connections that are kept stay where they are
         }
         if sweep.is_multiple_of(PRESSURE_EVERY) {
             core.follow_pressure();

@@ -360,10 +360,15 @@ impl Running {
     /// Asks it to end by itself, and waits.
     ///
     /// # Errors
-    /// Where it takes longer than `patience`.
+    /// Where it takes longer than `patience` or fails.
     pub fn end(mut self, patience: Duration) -> io::Result<()> {
-        let ended = self.child.as_mut().is_none_or(|child| child.finish(libc::SIGTERM, patience));
-        if ended { Ok(()) } else { Err(io::Error::other(format!("{} does not end", self.name))) }
+        let Some(child) = &mut self.child else { return Ok(()) };
+        child.finish(libc::SIGTERM, patience);
+        match child.ended() {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(io::Error::other(format!("{} ended with {status}", self.name))),
+            None => Err(io::Error::other(format!("{} does not end", self.name))),
+        }
     }
 
     /// What the terms ask of it.

@@ -28,9 +28,12 @@ const COLUMNS: &[Column] = &[
         c.upstream_connections.get()
     }),
     ("ringway_pool_hits_total", Kind::Counter, "Requests that found a pooled upstream connection.", |c| c.pool_hits.get()),
-    ("ringway_pool_borrowed_total", Kind::Counter, "Of those, connections that another worker had left.", |c| {
-        c.pool_borrowed.get()
-    }),
+    (
+        "ringway_pool_borrowed_total",
+        Kind::Counter,
+        "Pooled connections that were taken from those that lie between the workers.",
+        |c| c.pool_borrowed.get(),
+    ),
     ("ringway_pool_misses_total", Kind::Counter, "Requests that found no pooled upstream connection.", |c| c.pool_misses.get()),
     ("ringway_retries_total", Kind::Counter, "Upstream tries after the first.", |c| c.retries.get()),
     ("ringway_ejections_total", Kind::Counter, "Nodes put out for their failures.", |c| c.ejections.get()),

@@ -123,6 +123,13 @@ impl Sending {
         *self = socket.transmit(SendBuf(chunk)).map_or_else(Self::Failed, Self::Sends);
     }
 
+    /// The same where nobody waits for its end.
+    #[inline]
+    pub(super) fn start_quietly(&mut self, socket: &Socket, chunk: Chunk) {
+        debug_assert!(!self.busy(), "one operation at a time");
+        *self = socket.transmit_quietly(SendBuf(chunk)).map_or_else(Self::Failed, Self::Sends);
+    }
+
     /// Goes on with the send in flight, and gives the emptied chunk back; pending for ever when there is none.
     #[inline]
     pub(super) fn poll(&mut self, socket: &Socket, watch: &Watch, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {

@@ -122,7 +122,10 @@ impl Stream {
     /// wakes no one. The task is woken by the next sweep instead, should nothing else have woken it: for the send that the
     /// kernel takes in parts, and so that deadlines of what follows begin.
     pub fn start_send_quietly(&mut self, chunk: Chunk) {
-        self.start_send(chunk);
+        match self.session {
+            None => self.send.start_quietly(&self.socket, chunk),
+            Some(_) => self.start_send(chunk),
+        }
         self.quiet = true;
     }
 

@@ -65,6 +65,11 @@ pub(crate) trait OpAble {
     #[cfg(all(target_os = "linux", feature = "iouring"))]
     fn uring_op(&mut self) -> io_uring::squeue::Entry;
 
+    /// Ringway: whether the kernel ends it while it is submitted, as a rule.
+    fn ends_at_once(&self) -> bool {
+        false
+    }
+
     #[cfg(any(feature = "legacy", feature = "poll-io"))]
     fn legacy_interest(&self) -> Option<(super::ready::Direction, usize)>;
     #[cfg(any(feature = "legacy", feature = "poll-io"))]

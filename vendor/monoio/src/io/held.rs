@@ -58,6 +58,12 @@ impl Socket {
         Op::send(self.0.clone(), buffer).map(Transmit)
     }
 
+    /// The same where nobody waits for its end.
+    #[inline]
+    pub fn transmit_quietly<T: IoBuf>(&self, buffer: T) -> io::Result<Transmit<T>> {
+        Op::send_quietly(self.0.clone(), buffer).map(Transmit)
+    }
+
     /// Begins to wait for something to read.
     pub fn readiness(&self) -> io::Result<Readiness> {
         Op::poll_read(&self.0, false).map(Readiness)

@@ -29,11 +29,19 @@ pub(crate) struct Send<T> {
     fd: SharedFd,
 
     pub(crate) buf: T,
+
+    /// Ringway: nobody waits for its end.
+    quiet: bool,
 }
 
 impl<T: IoBuf> Op<Send<T>> {
     pub(crate) fn send(fd: SharedFd, buf: T) -> io::Result<Self> {
-        Op::submit_with(Send { fd, buf })
+        Op::submit_with(Send { fd, buf, quiet: false })
+    }
+
+    /// Ringway: the same where nobody waits for its end.
+    pub(crate) fn send_quietly(fd: SharedFd, buf: T) -> io::Result<Self> {
+        Op::submit_with(Send { fd, buf, quiet: true })
     }
 
     #[allow(unused)]
@@ -41,6 +49,7 @@ impl<T: IoBuf> Op<Send<T>> {
         Send {
             fd: fd.clone(),
             buf,
+            quiet: false,
         }
     }
 
@@ -51,6 +60,11 @@ impl<T: IoBuf> Op<Send<T>> {
 }
 
 impl<T: IoBuf> OpAble for Send<T> {
+    /// Ringway: the socket takes so much, unless its peer is slow.
+    fn ends_at_once(&self) -> bool {
+        self.quiet && self.buf.bytes_init() <= 16 * 1024
+    }
+
     #[cfg(all(target_os = "linux", feature = "iouring"))]
     fn uring_op(&mut self) -> io_uring::squeue::Entry {
         #[allow(deprecated)]

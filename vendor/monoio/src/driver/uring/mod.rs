@@ -43,6 +43,26 @@ pub(crate) const CLOSE_USERDATA: u64 = u64::MAX - 4;
 
 pub(crate) const MIN_REVERSED_USERDATA: u64 = u64::MAX - 4;
 
+/// Ringway: marks operations that the kernel ends while they are submitted, as a rule.
+const AT_ONCE: usize = 1 << 62;
+/// Ringway: longest wait for a second completion where the first was not the one expected. Not before the kernel's next tick,
+/// so that its timer need not be set anew.
+const SECOND_WAIT_US: u32 = 5_000;
+/// Ringway: turns without such a wait after an operation did not end at once.
+const WARY_TURNS: u32 = 1024;
+
+/// Ringway: IORING_ENTER_GETEVENTS and IORING_ENTER_EXT_ARG.
+const GETEVENTS_WITH_ARG: u32 = 1 | 8;
+
+/// Ringway: `struct io_uring_getevents_arg` of Linux 6.12.
+#[repr(C)]
+struct WaitArg {
+    sigmask: u64,
+    sigmask_sz: u32,
+    min_wait_usec: u32,
+    ts: u64,
+}
+
 /// Driver with uring.
 pub struct IoUringDriver {
     inner: Rc<UnsafeCell<UringInner>>,
@@ -85,6 +105,15 @@ pub(crate) struct UringInner {
 
     // Uring support ext_arg
     ext_arg: bool,
+
+    // Ringway: the kernel can wait for more than one completion and be content with one after a while
+    min_wait: bool,
+
+    // Ringway: operations queued since the last turn that end at once
+    at_once: u32,
+
+    // Ringway: turns left in which that is not relied on
+    wary: u32,
 }
 
 // When dropping the driver, all in-flight operations must have completed. This
@@ -114,6 +143,9 @@ impl IoUringDriver {
             poller_installed: false,
             ops: Ops::new(),
             ext_arg: uring.params().is_feature_ext_arg(),
+            min_wait: knows_min_wait(&uring),
+            at_once: 0,
+            wary: 0,
             uring,
         }));
 
@@ -148,6 +180,9 @@ impl IoUringDriver {
             poll: super::poll::Poll::with_capacity(entries as usize)?,
             ops: Ops::new(),
             ext_arg: uring.params().is_feature_ext_arg(),
+            min_wait: knows_min_wait(&uring),
+            at_once: 0,
+            wary: 0,
             uring,
             shared_waker: std::sync::Arc::new(waker::EventWaker::new(waker)),
             eventfd_installed: false,
@@ -294,8 +329,14 @@ impl IoUringDriver {
                     // Better performance(5.11+).
                     true => {
                         let timespec = timespec(duration);
-                        let args = io_uring::types::SubmitArgs::new().timespec(&timespec);
-                        if let Err(e) = inner.uring.submitter().submit_with_args(1, &args) {
+                        let entered = match inner.expected() {
+                            0 => {
+                                let args = io_uring::types::SubmitArgs::new().timespec(&timespec);
+                                inner.uring.submitter().submit_with_args(1, &args)
+                            }
+                            ending => inner.submit_and_wait_behind(ending, duration),
+                        };
+                        if let Err(e) = entered {
                             if e.raw_os_error() != Some(libc::ETIME) {
                                 return Err(e);
                             }
@@ -380,11 +421,46 @@ impl Driver for IoUringDriver {
 }
 
 impl UringInner {
+    /// Ringway: operations of this turn that end at once. Their completions alone are not worth a turn.
+    fn expected(&mut self) -> u32 {
+        if !self.min_wait || self.wary > 0 {
+            self.wary = self.wary.saturating_sub(1);
+            return 0;
+        }
+        self.at_once
+    }
+
+    /// Ringway: submits, and waits for one completion more than those that end at once. Where one of them does not, another
+    /// operation's completion has to wait for a while: see `tick`, which grows wary then.
+    fn submit_and_wait_behind(&mut self, ending: u32, timeout: Duration) -> io::Result<usize> {
+        let spec = timespec(timeout);
+        let arg = WaitArg {
+            sigmask: 0,
+            sigmask_sz: 0,
+            // The kernel looks at the timeout only after this.
+            min_wait_usec: timeout.as_micros().min(u128::from(SECOND_WAIT_US)) as u32,
+            ts: &spec as *const Timespec as u64,
+        };
+        let queued = self.uring.submission().len() as u32;
+        unsafe {
+            self.uring
+                .submitter()
+                .enter(queued, ending + 1, GETEVENTS_WITH_ARG, Some(&arg))
+        }
+    }
+
     fn tick(&mut self) -> io::Result<()> {
+        let mut expected = std::mem::take(&mut self.at_once);
         let cq = self.uring.completion();
 
         for cqe in cq {
-            let index = cqe.user_data();
+            let mut index = cqe.user_data();
+            if index == CLOSE_USERDATA {
+                expected = expected.saturating_sub(1);
+            } else if index < MIN_REVERSED_USERDATA && index & AT_ONCE as u64 != 0 {
+                expected = expected.saturating_sub(1);
+                index &= !(AT_ONCE as u64);
+            }
             match index {
                 #[cfg(feature = "sync")]
                 EVENTFD_USERDATA => self.eventfd_installed = false,
@@ -396,6 +472,9 @@ impl UringInner {
                 _ if index >= MIN_REVERSED_USERDATA => (),
                 _ => self.ops.complete(index as _, resultify(&cqe), cqe.flags()),
             }
+        }
+        if expected > 0 {
+            self.wary = WARY_TURNS;
         }
         Ok(())
     }
@@ -450,6 +529,10 @@ impl UringInner {
 
         // Configure the SQE
         let data_mut = unsafe { op.data.as_mut().unwrap_unchecked() };
+        if data_mut.ends_at_once() {
+            op.index |= AT_ONCE;
+            inner.at_once += 1;
+        }
         let sqe = OpAble::uring_op(data_mut).user_data(op.index as _);
 
         {
@@ -479,7 +562,7 @@ impl UringInner {
         cx: &mut Context<'_>,
     ) -> Poll<CompletionMeta> {
         let inner = unsafe { &mut *this.get() };
-        let lifecycle = unsafe { inner.ops.slab.get(index).unwrap_unchecked() };
+        let lifecycle = unsafe { inner.ops.slab.get(index & !AT_ONCE).unwrap_unchecked() };
         lifecycle.poll_op(cx)
     }
 
@@ -518,7 +601,7 @@ impl UringInner {
             // already finished
             return;
         }
-        if let Some(lifecycle) = inner.ops.slab.get(index) {
+        if let Some(lifecycle) = inner.ops.slab.get(index & !AT_ONCE) {
             let _must_finished = lifecycle.drop_op(data);
             #[cfg(feature = "async-cancel")]
             if !_must_finished {
@@ -541,6 +624,7 @@ impl UringInner {
     /// False where the queue takes nothing more.
     pub(crate) fn close(this: &Rc<UnsafeCell<UringInner>>, fd: RawFd) -> bool {
         let inner = unsafe { &mut *this.get() };
+        inner.at_once += 1;
         let entry = opcode::Close::new(io_uring::types::Fd(fd))
             .build()
             .user_data(CLOSE_USERDATA);
@@ -621,6 +705,18 @@ impl Ops {
         let lifecycle = unsafe { self.slab.get(index).unwrap_unchecked() };
         lifecycle.complete(result, flags);
     }
+}
+
+/// Ringway: kernels before 6.12 refuse a minimum wait.
+fn knows_min_wait(uring: &IoUring) -> bool {
+    let arg = WaitArg {
+        sigmask: 0,
+        sigmask_sz: 0,
+        min_wait_usec: 1,
+        ts: 0,
+    };
+    uring.params().is_feature_ext_arg()
+        && unsafe { uring.submitter().enter(0, 0, GETEVENTS_WITH_ARG, Some(&arg)) }.is_ok()
 }
 
 #[inline]

@@ -50,9 +50,14 @@ const AT_ONCE: usize = 1 << 62;
 const SECOND_WAIT_US: u32 = 5_000;
 /// Ringway: turns without such a wait after an operation did not end at once.
 const WARY_TURNS: u32 = 1024;
+/// Ringway: the same after nothing else came while it was waited for: so long a wait is dearer than a turn.
+const QUIET_TURNS: u32 = 16;
 
 /// Ringway: IORING_ENTER_GETEVENTS and IORING_ENTER_EXT_ARG.
 const GETEVENTS_WITH_ARG: u32 = 1 | 8;
+
+/// Ringway: IORING_ENTER_ABS_TIMER.
+const ABS_TIMER: u32 = 32;
 
 /// Ringway: `struct io_uring_getevents_arg` of Linux 6.12.
 #[repr(C)]
@@ -112,6 +117,9 @@ pub(crate) struct UringInner {
     // Ringway: operations queued since the last turn that end at once
     at_once: u32,
 
+    // Ringway: more than those was waited for in this turn
+    waited: bool,
+
     // Ringway: turns left in which that is not relied on
     wary: u32,
 }
@@ -145,6 +153,7 @@ impl IoUringDriver {
             ext_arg: uring.params().is_feature_ext_arg(),
             min_wait: knows_min_wait(&uring),
             at_once: 0,
+            waited: false,
             wary: 0,
             uring,
         }));
@@ -182,6 +191,7 @@ impl IoUringDriver {
             ext_arg: uring.params().is_feature_ext_arg(),
             min_wait: knows_min_wait(&uring),
             at_once: 0,
+            waited: false,
             wary: 0,
             uring,
             shared_waker: std::sync::Arc::new(waker::EventWaker::new(waker)),
@@ -441,6 +451,7 @@ impl UringInner {
             min_wait_usec: timeout.as_micros().min(u128::from(SECOND_WAIT_US)) as u32,
             ts: &spec as *const Timespec as u64,
         };
+        self.waited = true;
         let queued = self.uring.submission().len() as u32;
         unsafe {
             self.uring
@@ -451,15 +462,16 @@ impl UringInner {
 
     fn tick(&mut self) -> io::Result<()> {
         let mut expected = std::mem::take(&mut self.at_once);
+        let mut alone = std::mem::take(&mut self.waited);
         let cq = self.uring.completion();
 
         for cqe in cq {
             let mut index = cqe.user_data();
-            if index == CLOSE_USERDATA {
-                expected = expected.saturating_sub(1);
-            } else if index < MIN_REVERSED_USERDATA && index & AT_ONCE as u64 != 0 {
+            if index < MIN_REVERSED_USERDATA && index & AT_ONCE as u64 != 0 {
                 expected = expected.saturating_sub(1);
                 index &= !(AT_ONCE as u64);
+            } else {
+                alone = false;
             }
             match index {
                 #[cfg(feature = "sync")]
@@ -475,6 +487,8 @@ impl UringInner {
         }
         if expected > 0 {
             self.wary = WARY_TURNS;
+        } else if alone {
+            self.wary = self.wary.max(QUIET_TURNS);
         }
         Ok(())
     }
@@ -624,10 +638,12 @@ impl UringInner {
     /// False where the queue takes nothing more.
     pub(crate) fn close(this: &Rc<UnsafeCell<UringInner>>, fd: RawFd) -> bool {
         let inner = unsafe { &mut *this.get() };
-        inner.at_once += 1;
-        let entry = opcode::Close::new(io_uring::types::Fd(fd))
+        let mut entry = opcode::Close::new(io_uring::types::Fd(fd))
             .build()
             .user_data(CLOSE_USERDATA);
+        if inner.uring.params().is_feature_skip_cqe_on_success() {
+            entry = entry.flags(io_uring::squeue::Flags::SKIP_SUCCESS);
+        }
         if unsafe { inner.uring.submission().push(&entry).is_ok() } {
             return true;
         }
@@ -707,7 +723,8 @@ impl Ops {
     }
 }
 
-/// Ringway: kernels before 6.12 refuse a minimum wait.
+/// Ringway: Linux 6.12 came to know a minimum wait and absolute timeouts. Not all before refuse the former, but all refuse a flag
+/// that they don't know.
 fn knows_min_wait(uring: &IoUring) -> bool {
     let arg = WaitArg {
         sigmask: 0,
@@ -716,7 +733,7 @@ fn knows_min_wait(uring: &IoUring) -> bool {
         ts: 0,
     };
     uring.params().is_feature_ext_arg()
-        && unsafe { uring.submitter().enter(0, 0, GETEVENTS_WITH_ARG, Some(&arg)) }.is_ok()
+        && unsafe { uring.submitter().enter(0, 0, GETEVENTS_WITH_ARG | ABS_TIMER, Some(&arg)) }.is_ok()
 }
 
 #[inline]

@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup run test build release check fmt lint gate bench clean
+.PHONY: help setup run test build release check fmt lint gate steps bench clean
 
 help:          ## what there is
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -36,6 +36,9 @@ gate:          ## what a request costs in system calls, ring operations and inst
 	@.ci/setup strace valgrind
 	cargo build --release -p ringway -p bench-harness
 	target/release/bench-harness gate --ringway target/release/ringway --all
+
+steps: setup   ## the steps of a request by themselves, beside the baseline in benches/ (another machine's: look at changes, not at times)
+	CRITERION_HOME=$(CURDIR)/benches/baseline cargo bench -p ringway --bench hot_path -- --baseline committed
 
 bench: setup   ## the gateway beside nginx and HAProxy (docs/performance.md)
 	cargo build --release --workspace

@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::args::GateArgs;
-use crate::children::{Scratch, free_address};
+use crate::children::Scratch;
 use crate::compare::{sample_syscalls, start_backend};
 use crate::instructions::{self, Counted};
 use crate::load;
-use crate::peers::{Peer, Running, Terms, connections, kind, ringway_program};
+use crate::peers::{Peer, Running, Terms, kind, ringway_program};
 use crate::procfs;
 use crate::sys;
 use crate::syscalls::{Counts, Who};
@@ -25,16 +25,7 @@ use crate::workload;
 pub fn gate(args: &GateArgs) -> io::Result<()> {
     let budgets: Value = serde_json::from_str(&fs::read_to_string(&args.budgets)?)?;
     let scratch = Scratch::new("bench-gate")?;
-    let terms = Terms {
-        upstream: free_address()?,
-        directory: scratch.path().to_owned(),
-        access_log: true,
-        forwarded: true,
-        cpu: args.proxy_cpu,
-        load_cpu: args.load_cpu,
-        connections: connections(sys::raise_descriptors()),
-        routes: 0,
-    };
+    let terms = Terms::usual(scratch.path(), args.proxy_cpu, args.load_cpu, 0)?;
     let program = ringway_program(args.ringway.as_deref())?;
     let _backend = start_backend(&terms, args.load_cpu)?;
     sys::pin(args.load_cpu)?;

@@ -5,10 +5,10 @@ use std::io;
 use std::time::Duration;
 
 use crate::args::TrainArgs;
-use crate::children::{Scratch, free_address};
+use crate::children::Scratch;
 use crate::compare::start_backend;
 use crate::load;
-use crate::peers::{Peer, Terms, connections, kind};
+use crate::peers::{Peer, Terms, kind};
 use crate::sys;
 use crate::workload;
 
@@ -26,16 +26,7 @@ const LOADS: &str = "c1,c64,c256,browser,1k,10k,100k,1m,post4k,conn,pipeline,spr
 /// must have io_uring.
 pub fn train(args: &TrainArgs) -> io::Result<()> {
     let scratch = Scratch::new("bench-train")?;
-    let terms = Terms {
-        upstream: free_address()?,
-        directory: scratch.path().to_owned(),
-        access_log: true,
-        forwarded: true,
-        cpu: args.proxy_cpu,
-        load_cpu: args.load_cpu,
-        connections: connections(sys::raise_descriptors()),
-        routes: ROUTES,
-    };
+    let terms = Terms::usual(scratch.path(), args.proxy_cpu, args.load_cpu, ROUTES)?;
     let _backend = start_backend(&terms, args.load_cpu)?;
     sys::pin(args.load_cpu)?;
     let loads = workload::pick(LOADS).map_err(io::Error::other)?;

@@ -79,18 +79,9 @@ impl Address {
 pub fn ip_text(ip: IpAddr) -> String {
     let IpAddr::V4(v4) = ip else { return ip.to_string() };
     let mut out = String::with_capacity("255.255.255.255".len());
-    let digit = |value: u8| char::from(b'0' + value % 10);
     for (at, octet) in v4.octets().into_iter().enumerate() {
-        if at > 0 {
-            out.push('.');
-        }
-        if octet >= 100 {
-            out.push(digit(octet / 100));
-        }
-        if octet >= 10 {
-            out.push(digit(octet / 10));
-        }
-        out.push(digit(octet));
+        out.push_str(if at > 0 { "." } else { "" });
+        out.push_str(itoa::Buffer::new().format(octet));
     }
     out
 }

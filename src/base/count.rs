@@ -124,7 +124,7 @@ pub struct Counters {
     pub upstream_connections: Count,
     /// Requests that found a pooled connection.
     pub pool_hits: Count,
-    /// Of those, ones that another worker had left.
+    /// Connections taken from those that lie between the workers.
     pub pool_borrowed: Count,
     /// Requests that found none.
     pub pool_misses: Count,

@@ -116,18 +116,11 @@ impl Sending {
         !matches!(self, Self::Idle)
     }
 
-    /// Starts to send a chunk's window, whole. Must not be called while busy.
+    /// Starts to send a chunk's window, whole; `quiet` where nobody waits for its end. Must not be called while busy.
     #[inline]
-    pub(super) fn start(&mut self, socket: &Socket, chunk: Chunk) {
+    pub(super) fn start(&mut self, socket: &Socket, chunk: Chunk, quiet: bool) {
         debug_assert!(!self.busy(), "one operation at a time");
-        *self = socket.transmit(SendBuf(chunk)).map_or_else(Self::Failed, Self::Sends);
-    }
-
-    /// The same where nobody waits for its end.
-    #[inline]
-    pub(super) fn start_quietly(&mut self, socket: &Socket, chunk: Chunk) {
-        debug_assert!(!self.busy(), "one operation at a time");
-        *self = socket.transmit_quietly(SendBuf(chunk)).map_or_else(Self::Failed, Self::Sends);
+        *self = socket.transmit(SendBuf(chunk), quiet).map_or_else(Self::Failed, Self::Sends);
     }
 
     /// Goes on with the send in flight, and gives the emptied chunk back; pending for ever when there is none.
@@ -152,7 +145,7 @@ impl Sending {
             }
             clock::refresh();
             watch.touch();
-            self.start(socket, chunk);
+            self.start(socket, chunk, false);
         }
     }
 

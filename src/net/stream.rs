@@ -113,20 +113,22 @@ impl Stream {
     #[inline]
     pub fn start_send(&mut self, chunk: Chunk) {
         match self.session {
-            None => self.send.start(&self.socket, chunk),
+            None => self.send.start(&self.socket, chunk, false),
             Some(_) => self.start_send_secured(&chunk),
         }
     }
 
     /// The same for a send whose end nobody waits for, because it shows in what comes next (an answer): its completion
     /// wakes no one. The task is woken by the next sweep instead, should nothing else have woken it: for the send that the
-    /// kernel takes in parts, and so that deadlines of what follows begin.
+    /// kernel takes in parts, and so that deadlines of what follows begin. On epoll it is a send like another: the task itself
+    /// must come to send what the socket does not take at once.
     pub fn start_send_quietly(&mut self, chunk: Chunk) {
-        match self.session {
-            None => self.send.start_quietly(&self.socket, chunk),
-            Some(_) => self.start_send(chunk),
+        if self.session.is_some() {
+            self.start_send(chunk);
+        } else {
+            self.send.start(&self.socket, chunk, true);
         }
-        self.quiet = true;
+        self.quiet = rt::carrier() == Carrier::IoUring;
     }
 
     /// True while a send is in flight.
@@ -141,8 +143,7 @@ impl Stream {
 
     /// Goes on with the send in flight; the emptied chunk comes back.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
-        // On epoll the task itself must come to send what the socket did not take yet.
-        if !std::mem::take(&mut self.quiet) || rt::carrier() == Carrier::Epoll {
+        if !std::mem::take(&mut self.quiet) {
             self.watch.hush();
             return self.poll_send_lane(cx);
         }

@@ -252,6 +252,18 @@ pub fn fire_all(which: impl Fn(Wait) -> bool) -> u64 {
 mod tests {
     use super::*;
 
+    /// Entries of this thread's wheel that come up to a moment.
+    fn take_entries(until: Tick) -> usize {
+        let mut taken = 0;
+        WHEEL.with_borrow_mut(|wheel| {
+            wheel.turn(until, |_| {
+                taken += 1;
+                None
+            });
+        });
+        taken
+    }
+
     #[test]
     fn a_used_watch_is_as_good_as_a_new_one_and_keeps_its_entry() {
         let start = clock::refresh();
@@ -267,14 +279,7 @@ mod tests {
         watch.arm_at(Wait::Send, start.after(Duration::from_secs(90)));
         sweep(start.after(Duration::from_secs(61)));
         assert_eq!(watch.fired(), None, "the entry of the first is filed for the last");
-        WHEEL.with_borrow_mut(|wheel| {
-            let mut entries = 0;
-            wheel.turn(start.after(Duration::from_secs(91)), |_| {
-                entries += 1;
-                None
-            });
-            assert_eq!(entries, 1, "one entry for all of them");
-        });
+        assert_eq!(take_entries(start.after(Duration::from_secs(91))), 1, "one entry for all of them");
         let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
         let open = Watch::new(std::os::fd::AsRawFd::as_raw_fd(&near));
         drop(Watch::new(-2));
@@ -295,13 +300,7 @@ mod tests {
         assert_eq!(watch.fired(), None);
         sweep(start.after(Duration::from_secs(41)));
         assert_eq!(watch.fired(), Some(Wait::Read));
-        WHEEL.with_borrow_mut(|wheel| {
-            let mut left = 0;
-            wheel.turn(start.after(Duration::from_secs(200)), |_| {
-                left += 1;
-                None
-            });
-            assert_eq!(left, 0, "entries that nobody needs have gone with their time");
-        });
+        let left = take_entries(start.after(Duration::from_secs(200)));
+        assert_eq!(left, 0, "entries that nobody needs have gone with their time");
     }
 }

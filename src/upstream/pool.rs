@@ -181,7 +181,7 @@ impl Pools {
     fn borrow(&mut self, pool: PoolId) -> Option<Box<Connection>> {
         let address = self.get(pool).filter(|pool| pool.kind.is_none())?.address;
         let spare = self.spares.as_ref()?.take(address, clock::now())?;
-        let stream = Stream::adopt(spare.descriptor).ok()?;
+        let stream = Stream::adopt(spare.descriptor, address).ok()?;
         self.counters.pool_borrowed.add(1);
         let open = Rc::new(Open::new(&self.counters));
         Some(Box::new(Connection { stream, address, served: spare.served, open }))

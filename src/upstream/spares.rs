@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::base::address::Address;
 use crate::base::clock::Tick;
 use crate::base::limits;
-use crate::net::handover::Descriptor;
+use crate::net::handover;
 
 /// Parts with a lock each, so that workers seldom meet.
 const SHARDS: usize = 16;
@@ -21,7 +22,7 @@ const SHARDS: usize = 16;
 /// A connection that no worker holds.
 pub struct Spare {
     /// It.
-    pub descriptor: Descriptor,
+    pub descriptor: OwnedFd,
     /// Requests it has carried.
     pub served: u32,
     /// When it has been idle for too long.
@@ -180,7 +181,7 @@ impl Shard {
 
 impl Spare {
     fn is_good(&self, now: Tick) -> bool {
-        now < self.until && self.descriptor.is_quiet()
+        now < self.until && handover::is_quiet(&self.descriptor)
     }
 }
 
@@ -197,9 +198,9 @@ mod tests {
         SocketAddr::from((Ipv4Addr::new(10, 0, 0, last), 80)).into()
     }
 
-    fn pair(listener: &TcpListener) -> (Descriptor, TcpStream) {
+    fn pair(listener: &TcpListener) -> (OwnedFd, TcpStream) {
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (Descriptor::from(std::os::fd::OwnedFd::from(near)), listener.accept().unwrap().0)
+        (near.into(), listener.accept().unwrap().0)
     }
 
     #[test]
@@ -213,7 +214,7 @@ mod tests {
             far.push(Some(peer));
         }
         far[4] = None; // its node closes the newest
-        let closed = || !spares.shard(at(1)).lists()[&at(1)][4].descriptor.is_quiet();
+        let closed = || !handover::is_quiet(&spares.shard(at(1)).lists()[&at(1)][4].descriptor);
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while !closed() {
             assert!(std::time::Instant::now() < deadline, "the end arrives");
@@ -242,7 +243,7 @@ mod tests {
         let spares = Spares::between(3).unwrap();
         let (descriptor, _far) = pair(&listener);
         for served in 0..=limits::SPARES_PER_NODE as u32 {
-            let spare = Spare { descriptor: descriptor.duplicate().unwrap(), served, until: LONG };
+            let spare = Spare { descriptor: descriptor.try_clone().unwrap(), served, until: LONG };
             spares.put(at(1), spare, spares.season());
         }
         assert_eq!(spares.counts(), [(at(1), limits::SPARES_PER_NODE)]);

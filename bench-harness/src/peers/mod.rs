@@ -28,6 +28,7 @@ pub use install::ringway_program;
 use crate::args::Programs;
 use crate::children::{Child, START, free_address};
 use crate::meter::Meter;
+use crate::sys;
 
 /// The peer that ratios are taken to.
 pub const REFERENCE: &str = "nginx";
@@ -153,6 +154,18 @@ pub struct Terms {
     pub connections: u64,
     /// Routes `/many/NNNNNN/*` beside the one for everything: Ringway's routes and nginx's locations.
     pub routes: usize,
+}
+
+impl Terms {
+    /// The usual ones, with an upstream on a port that the kernel chooses.
+    ///
+    /// # Errors
+    /// Where no port is left.
+    pub fn usual(directory: &Path, cpu: usize, load_cpu: usize, routes: usize) -> io::Result<Self> {
+        let (upstream, directory) = (free_address()?, directory.to_owned());
+        let connections = connections(sys::raise_descriptors());
+        Ok(Self { upstream, directory, access_log: true, forwarded: true, cpu, load_cpu, connections, routes })
+    }
 }
 
 /// The client connections that go with `descriptors`.

@@ -188,7 +188,7 @@ impl Stream {
             && session.tls.wants_write()
             && let Ok(records) = session.records(0)
         {
-            self.send.start(&self.socket, records);
+            self.send.start(&self.socket, records, false);
         }
         if self.send.busy() {
             let _done = self.send.poll(&self.socket, &self.watch, cx);
@@ -201,7 +201,7 @@ impl Stream {
         session.owed = true;
         match session.seal(chunk) {
             Ok(records) if self.send.busy() => session.queued = Some(records),
-            Ok(records) => self.send.start(&self.socket, records),
+            Ok(records) => self.send.start(&self.socket, records, false),
             Err(_) => self.shut(), // the session is over: the operations find the connection closed
         }
     }
@@ -216,7 +216,7 @@ impl Stream {
             }
             let result = ready!(self.send.poll(&self.socket, &self.watch, cx));
             match session.queued.take() {
-                Some(records) if result.is_ok() => self.send.start(&self.socket, records),
+                Some(records) if result.is_ok() => self.send.start(&self.socket, records, false),
                 _ => {
                     session.owed = false;
                     return Poll::Ready(result);

@@ -52,16 +52,10 @@ impl Socket {
         Op::recv(self.0.clone(), buffer).map(Receive)
     }
 
-    /// Begins to send.
+    /// Begins to send; `quiet` where nobody waits for its end.
     #[inline]
-    pub fn transmit<T: IoBuf>(&self, buffer: T) -> io::Result<Transmit<T>> {
-        Op::send(self.0.clone(), buffer).map(Transmit)
-    }
-
-    /// The same where nobody waits for its end.
-    #[inline]
-    pub fn transmit_quietly<T: IoBuf>(&self, buffer: T) -> io::Result<Transmit<T>> {
-        Op::send_quietly(self.0.clone(), buffer).map(Transmit)
+    pub fn transmit<T: IoBuf>(&self, buffer: T, quiet: bool) -> io::Result<Transmit<T>> {
+        Op::send_held(self.0.clone(), buffer, quiet).map(Transmit)
     }
 
     /// Begins to wait for something to read.

@@ -36,12 +36,12 @@ pub(crate) struct Send<T> {
 
 impl<T: IoBuf> Op<Send<T>> {
     pub(crate) fn send(fd: SharedFd, buf: T) -> io::Result<Self> {
-        Op::submit_with(Send { fd, buf, quiet: false })
+        Self::send_held(fd, buf, false)
     }
 
-    /// Ringway: the same where nobody waits for its end.
-    pub(crate) fn send_quietly(fd: SharedFd, buf: T) -> io::Result<Self> {
-        Op::submit_with(Send { fd, buf, quiet: true })
+    /// Ringway: for `io/held.rs`.
+    pub(crate) fn send_held(fd: SharedFd, buf: T, quiet: bool) -> io::Result<Self> {
+        Op::submit_with(Send { fd, buf, quiet })
     }
 
     #[allow(unused)]

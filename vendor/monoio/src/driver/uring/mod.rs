@@ -344,7 +344,7 @@ impl IoUringDriver {
                                 let args = io_uring::types::SubmitArgs::new().timespec(&timespec);
                                 inner.uring.submitter().submit_with_args(1, &args)
                             }
-                            ending => inner.submit_and_wait_behind(ending, duration),
+                            ending => inner.submit_and_wait_behind(ending, duration, &timespec),
                         };
                         if let Err(e) = entered {
                             if e.raw_os_error() != Some(libc::ETIME) {
@@ -442,14 +442,13 @@ impl UringInner {
 
     /// Ringway: submits, and waits for one completion more than those that end at once. Where one of them does not, another
     /// operation's completion has to wait for a while: see `tick`, which grows wary then.
-    fn submit_and_wait_behind(&mut self, ending: u32, timeout: Duration) -> io::Result<usize> {
-        let spec = timespec(timeout);
+    fn submit_and_wait_behind(&mut self, ending: u32, timeout: Duration, ts: &Timespec) -> io::Result<usize> {
         let arg = WaitArg {
             sigmask: 0,
             sigmask_sz: 0,
             // The kernel looks at the timeout only after this.
             min_wait_usec: timeout.as_micros().min(u128::from(SECOND_WAIT_US)) as u32,
-            ts: &spec as *const Timespec as u64,
+            ts: ts as *const Timespec as u64,
         };
         self.waited = true;
         let queued = self.uring.submission().len() as u32;

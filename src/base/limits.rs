@@ -82,7 +82,7 @@ pub const POOL_KINDS: usize = 4096;
 
 /// How long a connection lies in its worker's pool before the other workers may have it. Where the worker had not asked its pool
 /// for one as long, they may at once: connections of a busy pool stay, those of a seldom used one serve all workers.
-pub const SPARE_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+pub const SPARE_AFTER: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Connections to one node that lie between the workers, also at most what one pool of it may hold; further ones stay in their
 /// pools.

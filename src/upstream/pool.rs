@@ -84,6 +84,7 @@ pub struct Pools {
     worker: u16,
     counters: Arc<Counters>,
     spares: Option<Arc<Spares>>,
+    short: bool, // of memory
     by_address: HashMap<Address, PoolId>,
     by_kind: HashMap<(Address, Kind), PoolId>,
     pools: Vec<Pool>,
@@ -120,7 +121,7 @@ impl Pools {
     /// A worker's pools, beside the spare connections of all.
     pub fn new(worker: u16, counters: Arc<Counters>, spares: Option<Arc<Spares>>) -> Self {
         let (by_address, by_kind) = (HashMap::new(), HashMap::new());
-        Self { worker, counters, spares, by_address, by_kind, pools: Vec::new(), free: Vec::new() }
+        Self { worker, counters, spares, short: false, by_address, by_kind, pools: Vec::new(), free: Vec::new() }
     }
 
     /// The pool of an address, made on first use.
@@ -189,7 +190,8 @@ impl Pools {
 
     /// Puts a connection back after a whole exchange. Over the pool's size the one idle longest goes.
     pub fn give(&mut self, pool: PoolId, mut connection: Box<Connection>, keep: &KeepalivePool) {
-        let Some(pool) = self.get(pool) else { return retire(connection) };
+        let place = self.pools.get_mut(pool.at as usize);
+        let Some(pool) = place.filter(|place| place.turn == pool.turn) else { return retire(connection) };
         if connection.served >= keep.requests || keep.idle_timeout.is_zero() || !is_quiet(&mut connection.stream) {
             return retire(connection);
         }
@@ -200,6 +202,12 @@ impl Pools {
         connection.stream.watch().arm(Wait::Pooled, keep.idle_timeout);
         let since = clock::now();
         pool.idle.push(Idle { connection, since, until: since.after(keep.idle_timeout) });
+        if pool.rare
+            && !self.short
+            && let Some(spares) = &self.spares
+        {
+            pool.leave(since, spares);
+        }
     }
 
     /// Opens a connection to a node.
@@ -266,22 +274,18 @@ impl Pools {
         }
     }
 
-    /// Leaves to the other workers what this one did not come back to, or is not likely to. The worker's sweeper calls it ten
-    /// times a second.
+    /// Leaves to the other workers what this one did not come back to. The worker's sweeper calls it ten times a second while
+    /// memory is not short.
     pub fn leave(&mut self, now: Tick) {
-        let Some(spares) = &self.spares else { return };
-        for pool in self.pools.iter_mut().filter(|pool| pool.kind.is_none()) {
-            let patience = if pool.rare { Duration::ZERO } else { limits::SPARE_AFTER };
-            let left = pool.idle.iter().take_while(|kept| now.since(kept.since) >= patience).count(); // idle longest first
-            if left > 0 {
-                let left = left.min(spares.room(pool.address, pool.size));
-                pool.idle.drain(..left).for_each(|kept| rt::spawn(leave(kept, spares.clone())));
-            }
+        self.short = false;
+        if let Some(spares) = &self.spares {
+            self.pools.iter_mut().for_each(|pool| pool.leave(now, spares));
         }
     }
 
-    /// Lets go most idle connections, for want of memory.
+    /// Lets go most idle connections, for want of memory; what is left stays where it is.
     pub fn shrink(&mut self) {
+        self.short = true;
         for pool in &mut self.pools {
             let most = pool.idle.len().saturating_sub(limits::IDLE_UNDER_PRESSURE);
             pool.idle.drain(..most).for_each(|kept| retire(kept.connection));
@@ -305,6 +309,19 @@ impl Pools {
 /// Posts a receive, or looks at the one posted: true while nothing came, neither bytes nor an end.
 fn is_quiet(stream: &mut Stream) -> bool {
     stream.poll_recv(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+impl Pool {
+    /// Leaves what was not asked for lately, as far as there is room. A pool that is seldom asked keeps nothing.
+    #[cold]
+    fn leave(&mut self, now: Tick, spares: &Arc<Spares>) {
+        let patience = if self.rare { Duration::ZERO } else { limits::SPARE_AFTER };
+        let left = self.idle.iter().take_while(|kept| now.since(kept.since) >= patience).count(); // idle longest first
+        if left > 0 && self.kind.is_none() {
+            let left = left.min(spares.room(self.address, self.size));
+            self.idle.drain(..left).for_each(|kept| rt::spawn(leave(kept, spares.clone())));
+        }
+    }
 }
 
 /// Leaves an idle connection to whichever worker needs it.

@@ -33,9 +33,11 @@ pub struct Taken {
     pub refused: Vec<String>,
 }
 
-/// Entries of a worker's ring. Completions get sixteen times as many, so that a burst never overflows.
-const RING_ENTRIES: u32 = 4096;
-const RING_COMPLETIONS: u32 = 65_536;
+/// Entries of a worker's ring: it is submitted long before it is full. The kernel brings some dozen completions per turn where
+/// they are deferred, and as many as there are where they are not.
+const RING_ENTRIES: u32 = 256;
+const RING_COMPLETIONS: u32 = 4096;
+const RING_COMPLETIONS_UNDEFERRED: u32 = 65_536;
 
 thread_local! {
     static CARRIER: Cell<Carrier> = const { Cell::new(Carrier::Epoll) };
@@ -73,16 +75,20 @@ pub fn run<F: Future>(choice: Driver, main: impl FnOnce(Taken) -> F) -> io::Resu
 
 /// Ring flags from best to plainest: Linux 6.1, 5.19, and whatever has a ring at all.
 fn ladder() -> Vec<(&'static str, io_uring::Builder)> {
-    let base = || {
+    let base = |completions| {
         let mut builder = io_uring::IoUring::builder();
-        builder.setup_cqsize(RING_COMPLETIONS).setup_clamp();
+        builder.setup_cqsize(completions).setup_clamp();
         builder
     };
-    let mut deferred = base();
+    let mut deferred = base(RING_COMPLETIONS);
     deferred.setup_single_issuer().setup_defer_taskrun();
-    let mut cooperative = base();
+    let mut cooperative = base(RING_COMPLETIONS_UNDEFERRED);
     cooperative.setup_coop_taskrun();
-    vec![("SINGLE_ISSUER|DEFER_TASKRUN", deferred), ("COOP_TASKRUN", cooperative), ("no flags", base())]
+    vec![
+        ("SINGLE_ISSUER|DEFER_TASKRUN", deferred),
+        ("COOP_TASKRUN", cooperative),
+        ("no flags", base(RING_COMPLETIONS_UNDEFERRED)),
+    ]
 }
 
 /// Pins this thread to a CPU. A CPU that is not there leaves the thread where it is.

@@ -52,6 +52,9 @@ const SECOND_WAIT_US: u32 = 5_000;
 const WARY_TURNS: u32 = 1024;
 /// Ringway: the same after nothing else came while it was waited for: so long a wait is dearer than a turn.
 const QUIET_TURNS: u32 = 16;
+/// Ringway: a turn with more operations that end at once than this has enough to do: waiting for all their completions and one
+/// more lets the kernel run as many receives in one go, and what they bring leaves the cache before it is looked at.
+const AT_ONCE_MOST: u32 = 8;
 
 /// Ringway: IORING_ENTER_GETEVENTS and IORING_ENTER_EXT_ARG.
 const GETEVENTS_WITH_ARG: u32 = 1 | 8;
@@ -413,6 +416,13 @@ impl Driver for IoUringDriver {
         Ok(())
     }
 
+    fn flush(&self) {
+        let inner = unsafe { &mut *self.inner.get() };
+        if !inner.uring.submission().is_empty() {
+            let _ = inner.submit(); // what is refused now is submitted when the turn ends
+        }
+    }
+
     fn park(&self) -> io::Result<()> {
         self.inner_park(None)
     }
@@ -435,6 +445,9 @@ impl UringInner {
     fn expected(&mut self) -> u32 {
         if !self.min_wait || self.wary > 0 {
             self.wary = self.wary.saturating_sub(1);
+            return 0;
+        }
+        if self.at_once > AT_ONCE_MOST {
             return 0;
         }
         self.at_once

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState; // a look-up per request, and keys may be the client's: quick, and keyed
+
 use super::store::{self, Counter};
 use crate::base::clock::{self, Tick};
 use crate::base::limits;
@@ -37,7 +39,7 @@ struct Lease {
 
 #[derive(Default)]
 struct Leases {
-    by_key: HashMap<Box<[u8]>, usize>,
+    by_key: HashMap<Box<[u8]>, usize, RandomState>,
     list: Vec<Lease>,
     /// Those with something left.
     open: Vec<usize>,

@@ -287,7 +287,9 @@ impl<'e> Ctx<'e> {
     /// Puts what plugins of the request phases want in the answer beside what the upstream says, as APISIX does.
     pub fn add_answer_fields(&mut self) {
         if self.has_extras.get() {
-            self.extras.answer_fields.iter().for_each(|(name, value)| self.response.fields.add(name, value));
+            self.extras.answer_fields.iter().for_each(|(name, value, known)| {
+                self.response.fields.add_known(known, name, value);
+            });
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::compress::Coder;
 use super::ctx::Ctx;
 use crate::config::model::Timeout;
-use crate::proto::message::Known;
+use crate::proto::message::{Fields, Known};
 
 /// See the module.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub struct Extras {
     /// The id that `request-id` gave the request or found in it.
     pub named_id: Option<Vec<u8>>,
     /// Fields that plugins of the request phases want in the answer: set before its `header_filter`.
-    pub answer_fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub answer_fields: Fields,
     /// What codes the response's body, behind every `body_filter`.
     pub coder: Option<Box<dyn Coder>>,
     /// Whether the request's body is gathered first, where a plugin has a say.

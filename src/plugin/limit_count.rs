@@ -1,6 +1,7 @@
 //! `limit-count`: so many requests in a window of time. APISIX plugins-traffic.md §1, with its local policy: counters are the
 //! process's, kept over reloads as long as the plugin's configuration stays.
 
+use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -190,8 +191,10 @@ fn number(conf: &Json, name: &str, pointer: &str, faults: &mut Vec<ConfFault>) -
     }
 }
 
-/// Bytes of the longest address as text, what keys most often end with.
-const ADDRESS_BYTES: usize = 45;
+thread_local! {
+    /// For a key, and the text of a number.
+    static SCRATCH: Cell<Vec<u8>> = Cell::default();
+}
 
 /// Largest number that a template may give (2^53 - 1).
 const NUMBER_MAX: u64 = 9_007_199_254_740_991;
@@ -232,45 +235,56 @@ impl Rule {
         by_key || in_number(&self.count) || in_number(&self.window)
     }
 
-    /// The counter's key; `None` where the rule is left out.
-    fn counter_key(&self, ctx: &Ctx<'_>, many: bool) -> Option<Vec<u8>> {
-        let mut key = Vec::with_capacity(self.scope.len() + ADDRESS_BYTES);
+    /// Puts the counter's key in place of what `key` held; false where the rule is left out.
+    fn write_key(&self, ctx: &Ctx<'_>, many: bool, key: &mut Vec<u8>) -> bool {
+        key.clear();
         key.extend_from_slice(&self.scope);
         match &self.key {
             Key::Constant(text) => key.extend_from_slice(text),
             Key::Var(var) => match ctx.var(var) {
-                Some(value) => value.write(&mut key),
+                Some(value) => value.write(key),
                 None => key.extend_from_slice(ctx.remote_text().as_bytes()),
             },
             Key::Template(template) if !template.is_plain() && template.resolves(ctx) => {
-                template.write_edited(ctx, &[], |value, out| out.extend_from_slice(value), &mut key);
+                template.write_edited(ctx, &[], |value, out| out.extend_from_slice(value), key);
             }
-            Key::Template(_) if many => return None,
+            Key::Template(_) if many => return false,
             Key::Template(_) => key.extend_from_slice(ctx.remote_text().as_bytes()),
         }
         // Clients may make it long: what is kept of it must not be.
-        match key.len() > limits::LIMIT_KEY_BYTES {
-            true => Some(digest(&SHA256, &key).as_ref().to_vec()),
-            false => Some(key),
+        if key.len() > limits::LIMIT_KEY_BYTES {
+            let digest = digest(&SHA256, key);
+            key.clear();
+            key.extend_from_slice(digest.as_ref());
         }
+        true
     }
 }
 
 impl LimitCount {
     fn count(&self, ctx: &mut Ctx<'_>) -> Result<Option<Answer>, String> {
+        let mut scratch = SCRATCH.take();
+        let counted = self.count_with(ctx, &mut scratch);
+        SCRATCH.set(scratch);
+        counted
+    }
+
+    fn count_with(&self, ctx: &mut Ctx<'_>, scratch: &mut Vec<u8>) -> Result<Option<Answer>, String> {
         let mut applied = 0;
         let now = clock::now();
         for rule in &self.rules {
-            let Some(key) = rule.counter_key(ctx, self.many) else { continue };
+            if !rule.write_key(ctx, self.many, scratch) {
+                continue;
+            }
             applied += 1;
             let (limit, seconds) = (rule.count.resolve(ctx)?, rule.window.resolve(ctx)?);
             let span = Duration::from_secs(seconds);
             let verdict = match self.sliding {
-                true => window::sliding(&key, limit, span, now),
-                false => window::fixed(&key, limit, span, now),
+                true => window::sliding(scratch, limit, span, now),
+                false => window::fixed(scratch, limit, span, now),
             };
             if self.shows {
-                show(ctx, rule, limit, &verdict);
+                show(ctx, rule, limit, &verdict, scratch);
             }
             if !verdict.passes {
                 return Ok(Some(self.refusal()));
@@ -290,25 +304,19 @@ impl LimitCount {
 }
 
 /// Notes the headers of the answer; a later limit's win.
-fn show(ctx: &mut Ctx<'_>, rule: &Rule, limit: u64, verdict: &Verdict) {
-    let values = [digits(limit), digits(verdict.remaining), seconds(verdict.reset)];
+fn show(ctx: &mut Ctx<'_>, rule: &Rule, limit: u64, verdict: &Verdict, scratch: &mut Vec<u8>) {
     let fields = &mut ctx.extras_mut().answer_fields;
-    fields.reserve(values.len());
-    for (name, value) in rule.headers.iter().zip(values) {
-        match fields.iter_mut().find(|(have, _)| have == name) {
-            Some((_, have)) => *have = value,
-            None => fields.push((name.clone(), value)),
-        }
-    }
+    let [most, remaining, reset] = &rule.headers;
+    let mut digits = itoa::Buffer::new();
+    fields.set(most, digits.format(limit).as_bytes());
+    fields.set(remaining, digits.format(verdict.remaining).as_bytes());
+    write_seconds(verdict.reset, scratch);
+    fields.set(reset, scratch);
 }
 
-fn digits(number: impl itoa::Integer) -> Vec<u8> {
-    itoa::Buffer::new().format(number).as_bytes().to_vec()
-}
-
-/// Seconds with the hundredths that are there.
-fn seconds(time: Duration) -> Vec<u8> {
-    let mut text = Vec::with_capacity(24);
+/// Puts seconds with the hundredths that are there in place of what `text` held.
+fn write_seconds(time: Duration, text: &mut Vec<u8>) {
+    text.clear();
     text.extend_from_slice(itoa::Buffer::new().format(time.as_secs()).as_bytes());
     let hundredths = time.subsec_millis() / 10;
     let part = [b'.', b'0' + (hundredths / 10) as u8, b'0' + (hundredths % 10) as u8];
@@ -318,7 +326,6 @@ fn seconds(time: Duration) -> Vec<u8> {
         _ => 3,
     };
     text.extend_from_slice(part.get(..shown).unwrap_or_default());
-    text
 }
 
 impl Plugin for LimitCount {
@@ -351,7 +358,9 @@ mod tests {
         for (millis, text) in
             [(0, "0"), (9, "0"), (60_000, "60"), (1_250, "1.25"), (59_500, "59.5"), (1_070, "1.07"), (10_999, "10.99")]
         {
-            assert_eq!(seconds(Duration::from_millis(millis)), text.as_bytes());
+            let mut written = b"before".to_vec();
+            write_seconds(Duration::from_millis(millis), &mut written);
+            assert_eq!(written, text.as_bytes());
         }
     }
 

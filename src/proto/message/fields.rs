@@ -156,10 +156,11 @@ impl Fields {
 
     /// Appends a line.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        self.add_as(Known::of(name), name, value);
+        self.add_known(Known::of(name), name, value);
     }
 
-    fn add_as(&mut self, known: Known, name: &[u8], value: &[u8]) {
+    /// The same for a field whose kind is known already.
+    pub fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
         let field = Field { known, name: self.keep(name), value: self.keep(value), verbatim: false };
         self.push(field);
     }
@@ -181,7 +182,7 @@ impl Fields {
                 }
                 self.remove_from(first + 1, known, name);
             }
-            None => self.add_as(known, name, value),
+            None => self.add_known(known, name, value),
         }
     }
 

@@ -15,6 +15,7 @@ use super::{Answer, AnswerBody, BuildContext, ConfFault, Ctx, Flow, Phases, Plug
 use crate::base::clock;
 use crate::base::limits;
 use crate::limit::window::{self, Verdict};
+use crate::proto::message::Known;
 use crate::proto::vars::{Var, Vars};
 
 /// Its fields.
@@ -63,7 +64,7 @@ struct Rule {
     key: Key,
     /// What its counters' keys begin with.
     scope: Vec<u8>,
-    headers: [Vec<u8>; 3],
+    headers: [(Known, Vec<u8>); 3],
 }
 
 enum Number {
@@ -137,7 +138,7 @@ fn single(conf: &Json, context: &BuildContext<'_>, names: &[String; 3], faults: 
         Some(group) => format!("group:{group}:").into_bytes(),
         None => scope(conf, context, 0),
     };
-    let headers = names.clone().map(String::into_bytes);
+    let headers = names.clone().map(named);
     Rule { count: number(conf, "count", "", faults), window: number(conf, "time_window", "", faults), key, scope, headers }
 }
 
@@ -160,8 +161,12 @@ fn one_of_many(
         window: number(rule, "time_window", &pointer, faults),
         key: Key::Template(Template::compile(key)),
         scope: scope(conf, context, at),
-        headers: names.clone().map(|name| name.replacen("RateLimit-", &format!("{prefix}-RateLimit-"), 1).into_bytes()),
+        headers: names.clone().map(|name| named(name.replacen("RateLimit-", &format!("{prefix}-RateLimit-"), 1))),
     }
+}
+
+fn named(name: String) -> (Known, Vec<u8>) {
+    (Known::of(name.as_bytes()), name.into_bytes())
 }
 
 /// Item, rule, and a digest of the configuration: another configuration counts anew.
@@ -308,10 +313,10 @@ fn show(ctx: &mut Ctx<'_>, rule: &Rule, limit: u64, verdict: &Verdict, scratch: 
     let fields = &mut ctx.extras_mut().answer_fields;
     let [most, remaining, reset] = &rule.headers;
     let mut digits = itoa::Buffer::new();
-    fields.set(most, digits.format(limit).as_bytes());
-    fields.set(remaining, digits.format(verdict.remaining).as_bytes());
+    fields.set_known(most.0, &most.1, digits.format(limit).as_bytes());
+    fields.set_known(remaining.0, &remaining.1, digits.format(verdict.remaining).as_bytes());
     write_seconds(verdict.reset, scratch);
-    fields.set(reset, scratch);
+    fields.set_known(reset.0, &reset.1, scratch);
 }
 
 /// Puts seconds with the hundredths that are there in place of what `text` held.

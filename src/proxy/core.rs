@@ -191,10 +191,11 @@ impl Core {
     pub fn follow_pressure(&self) {
         let pressure = self.published.pressure();
         self.pressure.set(pressure);
-        if pressure > Pressure::Calm {
+        let short = pressure > Pressure::Calm;
+        if short {
             crate::base::buf::give_back();
-            self.pools.borrow_mut().shrink();
         }
+        self.pools.borrow_mut().follow_pressure(short);
     }
 
     /// Room for bytes of a body that is kept in memory; `None` where the worker has none left.

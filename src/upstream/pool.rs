@@ -161,7 +161,7 @@ impl Pools {
     }
 
     fn get(&mut self, id: PoolId) -> Option<&mut Pool> {
-        self.pools.get_mut(id.at as usize).filter(|pool| pool.turn == id.turn)
+        find(&mut self.pools, id)
     }
 
     /// The idle connection used last, else one that another worker can spare. Its node may have closed it:
@@ -190,8 +190,7 @@ impl Pools {
 
     /// Puts a connection back after a whole exchange. Over the pool's size the one idle longest goes.
     pub fn give(&mut self, pool: PoolId, mut connection: Box<Connection>, keep: &KeepalivePool) {
-        let place = self.pools.get_mut(pool.at as usize);
-        let Some(pool) = place.filter(|place| place.turn == pool.turn) else { return retire(connection) };
+        let Some(pool) = find(&mut self.pools, pool) else { return retire(connection) };
         if connection.served >= keep.requests || keep.idle_timeout.is_zero() || !is_quiet(&mut connection.stream) {
             return retire(connection);
         }
@@ -274,18 +273,22 @@ impl Pools {
         }
     }
 
-    /// Leaves to the other workers what this one did not come back to. The worker's sweeper calls it ten times a second while
-    /// memory is not short.
+    /// Leaves to the other workers what this one did not come back to. The worker's sweeper calls it ten times a second.
     pub fn leave(&mut self, now: Tick) {
-        self.short = false;
-        if let Some(spares) = &self.spares {
+        if let Some(spares) = self.spares.as_ref().filter(|_| !self.short) {
             self.pools.iter_mut().for_each(|pool| pool.leave(now, spares));
         }
     }
 
-    /// Lets go most idle connections, for want of memory; what is left stays where it is.
-    pub fn shrink(&mut self) {
-        self.short = true;
+    /// Is told whether memory is short. While it is, most idle connections go, and the few that are kept stay where they are.
+    pub fn follow_pressure(&mut self, short: bool) {
+        self.short = short;
+        if short {
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
         for pool in &mut self.pools {
             let most = pool.idle.len().saturating_sub(limits::IDLE_UNDER_PRESSURE);
             pool.idle.drain(..most).for_each(|kept| retire(kept.connection));
@@ -304,6 +307,10 @@ impl Pools {
     pub fn idle(&self) -> impl Iterator<Item = (Address, usize)> {
         self.pools.iter().filter(|pool| !pool.gone).map(|pool| (pool.address, pool.idle.len()))
     }
+}
+
+fn find(pools: &mut [Pool], id: PoolId) -> Option<&mut Pool> {
+    pools.get_mut(id.at as usize).filter(|pool| pool.turn == id.turn)
 }
 
 /// Posts a receive, or looks at the one posted: true while nothing came, neither bytes nor an end.

@@ -6,7 +6,6 @@ use crate::base::clock;
 use crate::limit::window;
 use crate::net::{rt, watch};
 use crate::proxy::Core;
-use crate::snapshot::published::Pressure;
 
 /// Sweeps between two looks at the pools.
 const POOLS_EVERY: u64 = 10;
@@ -44,8 +43,8 @@ pub async fn run(core: Rc<Core>) {
         if sweep.is_multiple_of(SPARES_EVERY) {
             core.pools.borrow().sweep_spares(now);
         }
-        if sweep.is_multiple_of(LEAVE_EVERY) && core.pressure.get() == Pressure::Calm {
-            core.pools.borrow_mut().leave(now); // short of memory, the few connections that are kept stay where they are
+        if sweep.is_multiple_of(LEAVE_EVERY) {
+            core.pools.borrow_mut().leave(now);
         }
         if sweep.is_multiple_of(PRESSURE_EVERY) {
             core.follow_pressure();

@@ -447,10 +447,10 @@ impl UringInner {
             self.wary = self.wary.saturating_sub(1);
             return 0;
         }
-        if self.at_once > AT_ONCE_MOST {
-            return 0;
+        match self.at_once {
+            few @ 0..=AT_ONCE_MOST => few,
+            _ => 0,
         }
-        self.at_once
     }
 
     /// Ringway: submits, and waits for one completion more than those that end at once. Where one of them does not, another

@@ -188,6 +188,11 @@ impl Chunk {
         fitted
     }
 
+    /// What says where the window is, for `net` to have it near in time. The bytes lie elsewhere.
+    pub(crate) fn buffer(&self) -> Option<&impl Sized> {
+        self.0.as_deref()
+    }
+
     /// Pointer and length of the free bytes, for an operation in flight. `net` alone uses it.
     pub(crate) fn room_ptr(&mut self) -> (*mut u8, usize) {
         let room = self.room_mut();

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::held::{Readiness, Receive, Socket, Transmit};
 
+use super::near::keep_chunk_near;
 use super::watch::Watch;
 use crate::base::buf::Chunk;
 use crate::base::clock;
@@ -55,6 +56,7 @@ impl Receiving {
     fn receive(socket: &Socket, size: usize) -> Self {
         let mut chunk = Chunk::with_capacity(size);
         chunk.reserve_front(FRONT);
+        keep_chunk_near(&chunk);
         socket.receive(RecvBuf(chunk)).map_or_else(Self::Failed, Self::Receives)
     }
 
@@ -120,6 +122,7 @@ impl Sending {
     #[inline]
     pub(super) fn start(&mut self, socket: &Socket, chunk: Chunk, quiet: bool) {
         debug_assert!(!self.busy(), "one operation at a time");
+        keep_chunk_near(&chunk);
         *self = socket.transmit(SendBuf(chunk), quiet).map_or_else(Self::Failed, Self::Sends);
     }
 

@@ -4,6 +4,7 @@ pub mod accept;
 pub mod connect;
 pub mod handover;
 mod lane;
+pub mod near;
 pub mod rt;
 pub mod stream;
 pub mod tls;

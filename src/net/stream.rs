@@ -13,6 +13,7 @@ use monoio::io::held::Socket;
 use monoio::net::{TcpStream, UnixStream};
 
 use super::lane::{Receiving, RecvAsk, Sending};
+use super::near::Near;
 use super::rt::{self, Carrier};
 use super::watch::Watch;
 use crate::base::buf::Chunk;
@@ -55,6 +56,20 @@ impl Stream {
     fn of(fd: RawFd, socket: Socket) -> Self {
         let (recv, send) = (Receiving::default(), Sending::default());
         Self { fd, socket, recv, send, watch: Watch::new(fd), session: None, quiet: false, shut: false }
+    }
+
+    /// Puts what lies outside a stream in places of the running task's.
+    #[inline]
+    pub fn keep_near(&self, watch: Near, socket: Near) {
+        self.watch.keep_near(watch);
+        self.socket.keep_near(socket as usize);
+    }
+
+    /// Brings it near.
+    #[inline]
+    pub fn bring_near(&self) {
+        self.watch.bring_near();
+        self.socket.bring_near();
     }
 
     /// The connection's deadline.

@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
+use super::near::{Near, bring_near, keep_near};
 use crate::base::clock::{self, Tick};
 use crate::base::limits;
 use crate::base::wheel::Wheel;
@@ -98,6 +99,14 @@ impl Watch {
         });
         let _gone = ALL.try_with(|all| all.borrow_mut().add(&inner));
         Self(inner)
+    }
+
+    pub(super) fn keep_near(&self, place: Near) {
+        keep_near(place, &*self.0);
+    }
+
+    pub(super) fn bring_near(&self) {
+        bring_near(&*self.0);
     }
 
     /// Sets the deadline to `span` from the thread's cached now.

@@ -9,6 +9,7 @@ use super::consumers::{Consumers, Identity};
 use super::extras::Extras;
 use crate::base::address::Address;
 use crate::base::clock::Tick;
+use crate::net::near::{Near, keep_list_near, keep_near};
 use crate::proto::message::{Reason, RequestHead, ResponseHead};
 use crate::proto::uri;
 
@@ -374,6 +375,9 @@ impl<'e> Ctx<'e> {
     }
 }
 
+/// Fields of a head that are brought near: as many as most have.
+const FIELDS_NEAR: usize = 8;
+
 /// Owner of an exchange's reusable parts, kept by the connection's task between requests.
 #[derive(Default)]
 pub struct Parts {
@@ -390,6 +394,14 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Puts itself and what every exchange uses of its allocations in places of the running task's.
+    pub fn keep_near(&self) {
+        keep_near(Near::Parts, self);
+        keep_list_near(Near::Tries, &self.tries, 1);
+        keep_list_near(Near::RequestFields, self.request.fields.list(), FIELDS_NEAR);
+        keep_list_near(Near::ResponseFields, self.response.fields.list(), FIELDS_NEAR);
+    }
+
     /// Forgets what is in it and keeps the allocations.
     pub fn reset(&mut self) {
         self.request.clear();

@@ -2,6 +2,10 @@ use std::{cell::UnsafeCell, collections::VecDeque, marker::PhantomData};
 
 use crate::task::{Schedule, Task};
 
+/// Ringway: how many tasks before its turn a task is brought near, and then what it works with.
+const BRING_TASK_AT: usize = 3;
+const BRING_PLACES_AT: usize = 1;
+
 pub(crate) struct LocalScheduler;
 
 impl Schedule for LocalScheduler {
@@ -65,6 +69,18 @@ impl TaskQueue {
     pub(crate) fn push_front(&self, runnable: Task<LocalScheduler>) {
         unsafe {
             (*self.queue.get()).push_front(runnable);
+        }
+    }
+
+    /// Ringway: brings near what tasks work with whose turn comes soon.
+    #[inline]
+    pub(crate) fn bring_next(&self) {
+        let queue = unsafe { &*self.queue.get() };
+        if let Some(task) = queue.get(BRING_TASK_AT) {
+            task.bring();
+        }
+        if let Some(task) = queue.get(BRING_PLACES_AT) {
+            task.bring_places();
         }
     }
 

@@ -33,6 +33,27 @@ enum State {
     Legacy(Option<usize>),
 }
 
+impl SharedFd {
+    /// Ringway: puts it in a place of the running task's.
+    pub(crate) fn keep_near(&self, place: usize) {
+        let (at, bytes) = self.lies();
+        crate::task::near::keep_at(place, at, bytes);
+    }
+
+    /// Ringway: brings it near.
+    pub(crate) fn bring_near(&self) {
+        let (at, bytes) = self.lies();
+        crate::task::near::bring_at(at, bytes);
+    }
+
+    // With the counts of its holders, which lie in front.
+    fn lies(&self) -> (*const u8, usize) {
+        let counts = 2 * size_of::<usize>();
+        let at = Rc::as_ptr(&self.inner).cast::<u8>();
+        (at.wrapping_sub(counts), counts + size_of::<Inner>())
+    }
+}
+
 #[cfg(feature = "poll-io")]
 impl State {
     #[cfg(all(target_os = "linux", feature = "iouring"))]

@@ -46,6 +46,18 @@ pub struct Transmit<T: IoBuf>(Op<Send<T>>);
 pub struct Readiness(Op<PollAdd>);
 
 impl Socket {
+    /// Puts what is kept of the descriptor in a place of the running task's (`task::near`).
+    #[inline]
+    pub fn keep_near(&self, place: usize) {
+        self.0.keep_near(place);
+    }
+
+    /// Brings it near.
+    #[inline]
+    pub fn bring_near(&self) {
+        self.0.bring_near();
+    }
+
     /// Begins to receive.
     #[inline]
     pub fn receive<T: IoBufMut>(&self, buffer: T) -> io::Result<Receive<T>> {

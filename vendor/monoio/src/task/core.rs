@@ -43,6 +43,8 @@ pub(crate) struct Header {
     pub(crate) vtable: &'static Vtable,
     /// Thread ID(sync: used for wake task on its thread; sync disabled: do checking)
     pub(crate) owner_id: usize,
+    /// Ringway: memory that the task works with.
+    pub(crate) near: super::near::Near,
 }
 
 pub(crate) struct Trailer {
@@ -59,6 +61,7 @@ impl<T: Future, S: Schedule> Cell<T, S> {
                 state: State::new(),
                 vtable: raw::vtable::<T, S>(),
                 owner_id,
+                near: Default::default(),
             },
             core: Core {
                 scheduler,

@@ -15,6 +15,8 @@ mod join;
 #[allow(unreachable_pub)] // https://github.com/rust-lang/rust/issues/57411
 pub use self::join::JoinHandle;
 
+pub mod near;
+
 mod raw;
 use self::raw::RawTask;
 
@@ -44,7 +46,20 @@ impl<S: 'static> Task<S> {
     }
 
     pub(crate) fn run(self) {
+        let _running = near::Running::new(self.header());
         self.raw.poll();
+    }
+
+    /// Ringway: brings the task's own memory near.
+    #[inline]
+    pub(crate) fn bring(&self) {
+        near::bring_task(self.header());
+    }
+
+    /// Ringway: brings near what it works with.
+    #[inline]
+    pub(crate) fn bring_places(&self) {
+        self.header().near.bring();
     }
 
     #[cfg(feature = "sync")]

@@ -61,6 +61,14 @@ impl<T> Slab<T> {
         }
     }
 
+    /// Ringway: brings an element near.
+    pub(crate) fn bring(&self, key: usize) {
+        if let Some(Some(page)) = self.pages.get(get_page_id(key)) {
+            let slot = page.slots.as_ptr().wrapping_add(key.wrapping_sub(page.prev_len));
+            crate::task::near::bring_at(slot.cast(), 1);
+        }
+    }
+
     /// Insert an element into slab. The key is returned.
     /// Note: If the slab is out of slot, it will panic.
     pub(crate) fn insert(&mut self, val: T) -> usize {

@@ -43,6 +43,9 @@ pub(crate) const CLOSE_USERDATA: u64 = u64::MAX - 4;
 
 pub(crate) const MIN_REVERSED_USERDATA: u64 = u64::MAX - 4;
 
+/// Ringway: completions that are looked at together, so that what they touch comes at once.
+const COMPLETIONS_BROUGHT: usize = 16;
+
 /// Ringway: marks operations that the kernel ends while they are submitted, as a rule.
 const AT_ONCE: usize = 1 << 62;
 /// Ringway: longest wait for a second completion where the first was not the one expected. Not before the kernel's next tick,
@@ -475,26 +478,39 @@ impl UringInner {
     fn tick(&mut self) -> io::Result<()> {
         let mut expected = std::mem::take(&mut self.at_once);
         let mut alone = std::mem::take(&mut self.waited);
-        let cq = self.uring.completion();
+        let mut cq = self.uring.completion();
 
-        for cqe in cq {
-            let mut index = cqe.user_data();
-            if index < MIN_REVERSED_USERDATA && index & AT_ONCE as u64 != 0 {
-                expected = expected.saturating_sub(1);
-                index &= !(AT_ONCE as u64);
-            } else {
-                alone = false;
+        loop {
+            let mut few: [Option<cqueue::Entry>; COMPLETIONS_BROUGHT] = [const { None }; COMPLETIONS_BROUGHT];
+            let mut count = 0;
+            for (place, cqe) in few.iter_mut().zip(&mut cq) {
+                *place = Some(cqe);
+                count += 1;
             }
-            match index {
-                #[cfg(feature = "sync")]
-                EVENTFD_USERDATA => self.eventfd_installed = false,
-                #[cfg(feature = "poll-io")]
-                POLLER_USERDATA => {
-                    self.poller_installed = false;
-                    self.poll.tick(Some(Duration::ZERO))?;
+            let few = &few[..count];
+            if few.is_empty() {
+                break;
+            }
+            self.ops.bring(few);
+            for cqe in few.iter().flatten() {
+                let mut index = cqe.user_data();
+                if index < MIN_REVERSED_USERDATA && index & AT_ONCE as u64 != 0 {
+                    expected = expected.saturating_sub(1);
+                    index &= !(AT_ONCE as u64);
+                } else {
+                    alone = false;
                 }
-                _ if index >= MIN_REVERSED_USERDATA => (),
-                _ => self.ops.complete(index as _, resultify(&cqe), cqe.flags()),
+                match index {
+                    #[cfg(feature = "sync")]
+                    EVENTFD_USERDATA => self.eventfd_installed = false,
+                    #[cfg(feature = "poll-io")]
+                    POLLER_USERDATA => {
+                        self.poller_installed = false;
+                        self.poll.tick(Some(Duration::ZERO))?;
+                    }
+                    _ if index >= MIN_REVERSED_USERDATA => (),
+                    _ => self.ops.complete(index as _, resultify(cqe), cqe.flags()),
+                }
             }
         }
         if expected > 0 {
@@ -722,6 +738,27 @@ impl Drop for UringInner {
 impl Ops {
     const fn new() -> Self {
         Ops { slab: Slab::new() }
+    }
+
+    /// Ringway: brings near what completions end and whom they wake.
+    fn bring(&mut self, few: &[Option<cqueue::Entry>]) {
+        if few.len() < 2 {
+            return; // alone: there is nothing to do meanwhile
+        }
+        let indices = |cqe: &cqueue::Entry| match cqe.user_data() {
+            index if index < MIN_REVERSED_USERDATA => Some(index as usize & !AT_ONCE),
+            _ => None,
+        };
+        for index in few.iter().flatten().filter_map(indices) {
+            self.slab.bring(index);
+        }
+        for index in few.iter().flatten().filter_map(indices) {
+            if let Some(lifecycle) = self.slab.get(index) {
+                if let lifecycle::Lifecycle::Waiting(waker) = lifecycle.as_ref() {
+                    crate::task::near::bring_woken(waker);
+                }
+            }
+        }
     }
 
     // Insert a new operation

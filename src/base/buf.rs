@@ -188,7 +188,7 @@ impl Chunk {
         fitted
     }
 
-    /// What says where the window is, for `net` to have it near in time. The bytes lie elsewhere.
+    /// What says where the bytes lie and which of them are filled, for `net` to have it near in time.
     pub(crate) fn buffer(&self) -> Option<&impl Sized> {
         self.0.as_deref()
     }

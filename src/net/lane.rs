@@ -60,6 +60,15 @@ impl Receiving {
         socket.receive(RecvBuf(chunk)).map_or_else(Self::Failed, Self::Receives)
     }
 
+    /// The chunk of the receive in flight.
+    #[inline]
+    pub(super) fn chunk(&self) -> Option<&Chunk> {
+        match self {
+            Self::Receives(receive) => receive.buffer().map(|buffer| &buffer.0),
+            _ => None,
+        }
+    }
+
     /// Calls the receive in flight back: its result is `ECANCELED` then, unless something came before.
     pub(super) fn cancel(&self) {
         match self {

@@ -1,5 +1,5 @@
 //! What a connection's task works with, said so that the runtime brings it near before the task's turn comes. Among hundreds of
-//! connections a request otherwise waits some sixty times for memory, mostly one after the other (docs/performance.md).
+//! connections a request otherwise waits for some sixty lines of memory, mostly one after the other (docs/performance.md).
 
 use monoio::task::near;
 
@@ -17,7 +17,7 @@ pub enum Near {
     ClientWatch,
     /// The client's descriptor.
     ClientSocket,
-    /// What the client's head lies in.
+    /// Where the window of the client's head is said.
     RequestChunk,
     /// The beginning of that head.
     RequestHead,
@@ -27,6 +27,8 @@ pub enum Near {
     UpstreamWatch,
     /// Its descriptor.
     UpstreamSocket,
+    /// What is received from it next.
+    UpstreamChunk,
     /// The parts of an exchange.
     Parts,
     /// Its tries.
@@ -68,6 +70,15 @@ pub fn keep_head_near(head: &Chunk) {
     }
 }
 
+/// Empties the places of what goes with an exchange: the client's head, the upstream connection.
+#[inline]
+pub fn forget_exchange() {
+    use Near::{RequestChunk, RequestHead, Upstream, UpstreamChunk, UpstreamSocket, UpstreamWatch};
+    for place in [RequestChunk, RequestHead, Upstream, UpstreamWatch, UpstreamSocket, UpstreamChunk] {
+        near::keep_at(place as usize, std::ptr::null(), 0);
+    }
+}
+
 /// Brings memory near that is needed soon.
 #[inline]
 pub fn bring_near<T: ?Sized>(memory: &T) {
@@ -99,6 +110,7 @@ mod tests {
 
     #[test]
     fn memory_may_go_while_its_place_names_it() {
+        forget_exchange();
         name_and_drop(1); // no task runs: nothing is named
         const TASKS: usize = 32;
         for driver in [Driver::Epoll, Driver::Auto] {
@@ -109,6 +121,9 @@ mod tests {
                     rt::spawn(async move {
                         for turn in 0..4 {
                             name_and_drop(1 << (4 * turn + task % 4));
+                            if task % 2 == 0 {
+                                forget_exchange();
+                            }
                             rt::yield_now().await;
                         }
                         ended.set(ended.get() + 1);

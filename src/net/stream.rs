@@ -13,7 +13,7 @@ use monoio::io::held::Socket;
 use monoio::net::{TcpStream, UnixStream};
 
 use super::lane::{Receiving, RecvAsk, Sending};
-use super::near::Near;
+use super::near::{Near, keep_near};
 use super::rt::{self, Carrier};
 use super::watch::Watch;
 use crate::base::buf::Chunk;
@@ -60,9 +60,12 @@ impl Stream {
 
     /// Puts what lies outside a stream in places of the running task's.
     #[inline]
-    pub fn keep_near(&self, watch: Near, socket: Near) {
+    pub fn keep_near(&self, watch: Near, socket: Near, received: Near) {
         self.watch.keep_near(watch);
         self.socket.keep_near(socket as usize);
+        if let Some(buffer) = self.recv.chunk().and_then(Chunk::buffer) {
+            keep_near(received, buffer);
+        }
     }
 
     /// Brings it near.

@@ -12,7 +12,7 @@ use crate::base::clock::{self, Tick};
 use crate::base::limits;
 use crate::config::gateway::Gateway;
 use crate::net::Wait;
-use crate::net::near::{Near, keep_head_near, keep_near};
+use crate::net::near::{self, Near};
 use crate::plugin::ctx::{ConnInfo, Parts};
 use crate::proto::h1::{self, HeadFault, HeadLimits, Progress};
 use crate::proto::message::Reason;
@@ -49,9 +49,9 @@ pub fn serve(
             return drop(guard);
         }
         loop {
-            down.stream.keep_near(Near::ClientWatch, Near::ClientSocket);
+            down.stream.keep_near(Near::ClientWatch, Near::ClientSocket, Near::RequestChunk);
             let work = Box::pin(work(&core, &mut down, &info, first.take()));
-            keep_near(Near::Work, &*work);
+            near::keep_near(Near::Work, &*work);
             match work.await {
                 Work::Paused if wait(&core, &mut down).await => {}
                 Work::Paused | Work::Ended => break,
@@ -84,7 +84,7 @@ fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first: Opti
             let after = match read_head(core, down, &mut parts, first.take()).await {
                 Head::Whole(view, started) => {
                     info.requests.set(info.requests.get() + 1);
-                    keep_head_near(parts.request.fields.received());
+                    near::keep_head_near(parts.request.fields.received());
                     exchange::run(core, view, down, &mut parts, info, started).await
                 }
                 Head::Faulty(fault, started) => {
@@ -94,7 +94,10 @@ fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first: Opti
                 Head::Gone => break Work::Ended,
             };
             match after {
-                After::Keep => parts.keep_near(),
+                After::Keep => {
+                    near::forget_exchange();
+                    parts.keep_near();
+                }
                 After::Close => break Work::Lingers,
                 After::Cut => {
                     down.stream.reset_on_close();

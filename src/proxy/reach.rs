@@ -17,7 +17,6 @@ use crate::base::clock;
 use crate::base::count::Bound;
 use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
-use crate::net::near::{Near, keep_near};
 use crate::net::rt;
 use crate::plugin::ctx::Try;
 use crate::plugin::{Ctx, Phases, cookie};
@@ -209,6 +208,7 @@ impl<'e> Exchange<'e> {
                         up
                     }
                 };
+                up.keep_near();
                 look = false;
                 let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
                 let sent_before = up.stream.sent();
@@ -264,8 +264,6 @@ impl<'e> Exchange<'e> {
             };
             if up.poll_recv(cx, limits::CHUNK_SMALL_BYTES).is_pending() {
                 self.core.counters.pool_hits.add(1);
-                keep_near(Near::Upstream, &*up);
-                up.stream.keep_near(Near::UpstreamWatch, Near::UpstreamSocket);
                 return Some(up);
             }
             pool::retire(up);

@@ -15,7 +15,7 @@ use crate::base::clock::{self, Tick};
 use crate::base::count::Counters;
 use crate::base::limits;
 use crate::config::model::KeepalivePool;
-use crate::net::near::bring_near;
+use crate::net::near::{Near, bring_near, keep_near};
 use crate::net::tls::Client;
 use crate::net::{Stream, Wait, connect, rt};
 use crate::upstream::spares::{Spare, Spares};
@@ -113,12 +113,16 @@ struct Pool {
 }
 
 impl Pool {
-    /// Brings near what is taken next, and with it what lies outside of that: requests come in flocks.
+    /// Brings near what is taken next but one, and what lies outside of what is taken next: requests come in flocks, so the
+    /// latter was just given or is near since the last taking.
     #[inline]
     fn bring_next(&self) {
-        if let [.., second, first] = &*self.idle {
-            first.connection.stream.bring_near();
-            bring_near(&*second.connection);
+        let mut idle = self.idle.iter().rev();
+        if let Some(next) = idle.next() {
+            next.connection.stream.bring_near();
+        }
+        if let Some(later) = idle.next() {
+            bring_near(&*later.connection);
         }
     }
 }
@@ -365,6 +369,12 @@ pub fn retire(connection: Box<Connection>) {
 }
 
 impl Connection {
+    /// Puts itself and what belongs to it in places of the running task's; it is boxed and stays where it is.
+    pub fn keep_near(&self) {
+        keep_near(Near::Upstream, self);
+        self.stream.keep_near(Near::UpstreamWatch, Near::UpstreamSocket, Near::UpstreamChunk);
+    }
+
     /// Receives, or goes on with the receive in flight.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<Chunk>> {
         self.stream.poll_recv_sized(cx, size)

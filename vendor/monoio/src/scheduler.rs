@@ -2,7 +2,8 @@ use std::{cell::UnsafeCell, collections::VecDeque, marker::PhantomData};
 
 use crate::task::{Schedule, Task};
 
-/// Ringway: how many tasks before its turn a task is brought near, and then what it works with.
+/// Ringway: a task is brought near, and later what it works with, when so many are in the queue before it, besides the one that is
+/// about to run.
 const BRING_TASK_AT: usize = 3;
 const BRING_PLACES_AT: usize = 1;
 

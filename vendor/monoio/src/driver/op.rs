@@ -43,7 +43,7 @@ pub(crate) struct Op<T: 'static> {
     pub(super) index: usize,
 
     // Per-operation data
-    pub(super) data: Option<T>,
+    pub(crate) data: Option<T>,
 }
 
 /// Operation completion. Returns stored state with the result of the operation.

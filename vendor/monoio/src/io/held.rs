@@ -83,6 +83,12 @@ impl<T: IoBufMut> Receive<T> {
         unsafe { self.0.op_canceller().cancel() }
     }
 
+    /// Its buffer.
+    #[inline]
+    pub fn buffer(&self) -> Option<&T> {
+        self.0.data.as_ref().map(|receive| &receive.buf)
+    }
+
     /// How many bytes came, and the buffer. Must not be called again afterwards.
     #[inline]
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BufResult<usize, T>> {

@@ -12,17 +12,20 @@ use std::{
 use super::core::Header;
 
 /// Places that a task can name.
-pub const PLACES: usize = 12;
+pub const PLACES: usize = 13;
 /// Memory that it named last without a place.
 pub const RECENT: usize = 4;
 
-/// Of memory named at once.
+/// Most lines that are fetched of one piece of memory.
 const LINES_MOST: u64 = 32;
-/// Of a task itself, whether it is that long or not.
+/// Lines that are fetched of a task's own allocation, whether it is that long or not.
 const TASK_LINES: usize = 8;
 const LINE: usize = 64;
 const LINE_BITS: u32 = LINE.trailing_zeros();
 const COUNT_BITS: u32 = 8;
+const _: () = assert!(LINES_MOST < 1 << COUNT_BITS);
+/// Nothing lies below: a list without memory points there.
+const LOWEST: u64 = 4096;
 
 /// What a task named, each the number of its first line and how many.
 #[derive(Default)]
@@ -70,9 +73,12 @@ fn running<'a>() -> Option<&'a Near> {
 #[inline]
 fn lines(at: *const u8, bytes: usize) -> u64 {
     let at = at as usize as u64;
+    if at < LOWEST || bytes == 0 {
+        return 0;
+    }
     let first = at >> LINE_BITS;
-    let behind = (at + bytes as u64 + LINE as u64 - 1) >> LINE_BITS;
-    first << COUNT_BITS | (behind - first).min(LINES_MOST)
+    let last = at.wrapping_add(bytes as u64 - 1) >> LINE_BITS;
+    first << COUNT_BITS | (last.wrapping_sub(first) + 1).min(LINES_MOST)
 }
 
 /// Brings memory near.
@@ -81,20 +87,28 @@ pub fn bring<T: ?Sized>(memory: &T) {
     bring_at(addr_of!(*memory).cast(), size_of_val(memory));
 }
 
-#[inline(always)]
+#[inline]
 pub(crate) fn bring_at(at: *const u8, bytes: usize) {
-    for offset in (0..bytes).step_by(LINE) {
-        line(at.wrapping_add(offset));
+    bring_lines(lines(at, bytes));
+}
+
+#[inline(always)]
+fn bring_lines(named: u64) {
+    let first = ((named >> COUNT_BITS) << LINE_BITS) as usize as *const u8;
+    for number in 0..(named & ((1 << COUNT_BITS) - 1)) as usize {
+        line(first.wrapping_add(number * LINE));
     }
 }
 
 /// Brings a task's own memory near.
 #[inline]
 pub(super) fn bring_task(header: *const Header) {
-    bring_at(header.cast(), TASK_LINES * LINE);
+    for number in 0..TASK_LINES {
+        line(header.cast::<u8>().wrapping_add(number * LINE));
+    }
 }
 
-/// Brings near what says who a waker wakes.
+/// Brings near the first line of what a waker points to: of a task, where it is one of this runtime's.
 #[inline]
 pub(crate) fn bring_woken(waker: &Waker) {
     line(waker.data().cast());
@@ -105,28 +119,25 @@ impl Near {
     #[inline]
     pub(super) fn bring(&self) {
         for named in &self.named {
-            let first = (named.get() >> COUNT_BITS) << LINE_BITS;
-            let lines = named.get() & ((1 << COUNT_BITS) - 1);
-            bring_at(first as usize as *const u8, lines as usize * LINE);
+            bring_lines(named.get());
         }
     }
 }
 
-/// Says which task runs, as long as it lives.
-pub(super) struct Running;
+/// Says which task runs, as long as it lives; then which did before.
+pub(super) struct Running(*const Header);
 
 impl Running {
     #[inline]
     pub(super) fn new(header: *const Header) -> Self {
-        RUNNING.with(|running| running.set(header));
-        Self
+        Self(RUNNING.with(|running| running.replace(header)))
     }
 }
 
 impl Drop for Running {
     #[inline]
     fn drop(&mut self) {
-        RUNNING.with(|running| running.set(null()));
+        RUNNING.with(|running| running.set(self.0));
     }
 }
 

@@ -65,7 +65,7 @@ impl<T> Slab<T> {
     pub(crate) fn bring(&self, key: usize) {
         if let Some(Some(page)) = self.pages.get(get_page_id(key)) {
             let slot = page.slots.as_ptr().wrapping_add(key.wrapping_sub(page.prev_len));
-            crate::task::near::bring_at(slot.cast(), 1);
+            crate::task::near::bring_at(slot.cast(), size_of::<Entry<T>>());
         }
     }
 

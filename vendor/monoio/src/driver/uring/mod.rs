@@ -483,14 +483,11 @@ impl UringInner {
         loop {
             let mut few: [Option<cqueue::Entry>; COMPLETIONS_BROUGHT] = [const { None }; COMPLETIONS_BROUGHT];
             let mut count = 0;
-            for (place, cqe) in few.iter_mut().zip(&mut cq) {
-                *place = Some(cqe);
+            for cqe in cq.by_ref().take(COMPLETIONS_BROUGHT) {
+                few[count] = Some(cqe);
                 count += 1;
             }
             let few = &few[..count];
-            if few.is_empty() {
-                break;
-            }
             self.ops.bring(few);
             for cqe in few.iter().flatten() {
                 let mut index = cqe.user_data();
@@ -511,6 +508,9 @@ impl UringInner {
                     _ if index >= MIN_REVERSED_USERDATA => (),
                     _ => self.ops.complete(index as _, resultify(cqe), cqe.flags()),
                 }
+            }
+            if count < COMPLETIONS_BROUGHT {
+                break;
             }
         }
         if expected > 0 {

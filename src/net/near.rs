@@ -8,7 +8,8 @@ use crate::base::buf::Chunk;
 /// Of a head: what an access log reads of it when the answer is there.
 const HEAD_BYTES_NEAR: usize = 256;
 
-/// A place for memory: what is put there takes the place of what was.
+/// A place for memory: what is put there takes the place of what was. Those of an exchange lie side by side, for
+/// [`forget_exchange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Near {
     /// The future of a connection's exchanges.
@@ -39,6 +40,13 @@ pub enum Near {
     ResponseFields,
 }
 
+/// True where this thread has so many tasks that it is worth it to say what goes with a request: with few, all of it stays near.
+/// What goes with a connection is said in any case, since there may be many before it ends.
+#[inline]
+pub fn wanted() -> bool {
+    near::wanted()
+}
+
 const _: () = assert!(Near::ResponseFields as usize + 1 == near::PLACES);
 
 /// Puts memory that the running task works with in a place. It may be given back at any time: nothing is read there.
@@ -56,7 +64,9 @@ pub fn keep_list_near<T>(place: Near, list: &[T], count: usize) {
 /// Names a chunk that the running task has just lent to an operation, in place of the fourth before it.
 #[inline]
 pub(super) fn keep_chunk_near(chunk: &Chunk) {
-    if let Some(buffer) = chunk.buffer() {
+    if wanted()
+        && let Some(buffer) = chunk.buffer()
+    {
         near::keep_recent(buffer);
     }
 }
@@ -64,7 +74,9 @@ pub(super) fn keep_chunk_near(chunk: &Chunk) {
 /// Puts a received head in its places.
 #[inline]
 pub fn keep_head_near(head: &Chunk) {
-    if let Some(buffer) = head.buffer() {
+    if wanted()
+        && let Some(buffer) = head.buffer()
+    {
         keep_near(Near::RequestChunk, buffer);
         keep_list_near(Near::RequestHead, head.filled(), HEAD_BYTES_NEAR);
     }
@@ -73,10 +85,7 @@ pub fn keep_head_near(head: &Chunk) {
 /// Empties the places of what goes with an exchange: the client's head, the upstream connection.
 #[inline]
 pub fn forget_exchange() {
-    use Near::{RequestChunk, RequestHead, Upstream, UpstreamChunk, UpstreamSocket, UpstreamWatch};
-    for place in [RequestChunk, RequestHead, Upstream, UpstreamWatch, UpstreamSocket, UpstreamChunk] {
-        near::keep_at(place as usize, std::ptr::null(), 0);
-    }
+    near::forget(Near::RequestChunk as usize..=Near::UpstreamChunk as usize);
 }
 
 /// Brings memory near that is needed soon.
@@ -112,7 +121,7 @@ mod tests {
     fn memory_may_go_while_its_place_names_it() {
         forget_exchange();
         name_and_drop(1); // no task runs: nothing is named
-        const TASKS: usize = 32;
+        const TASKS: usize = 128;
         for driver in [Driver::Epoll, Driver::Auto] {
             let ended = rt::run(driver, |_| async {
                 let ended = Rc::new(Cell::new(0));
@@ -129,9 +138,11 @@ mod tests {
                         ended.set(ended.get() + 1);
                     });
                 }
+                assert!(wanted(), "so many tasks are not near");
                 while ended.get() < TASKS {
                     rt::yield_now().await;
                 }
+                assert!(!wanted(), "they are gone");
                 name_and_drop(1); // the last task that ran is gone
                 ended.get()
             });

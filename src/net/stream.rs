@@ -60,11 +60,16 @@ impl Stream {
 
     /// Puts what lies outside a stream in places of the running task's.
     #[inline]
-    pub fn keep_near(&self, watch: Near, socket: Near, received: Near) {
+    pub fn keep_near(&self, watch: Near, socket: Near) {
         self.watch.keep_near(watch);
         self.socket.keep_near(socket as usize);
+    }
+
+    /// Puts what says where the receive in flight fills in a place: of a stream whose receive another task began.
+    #[inline]
+    pub fn keep_received_near(&self, place: Near) {
         if let Some(buffer) = self.recv.chunk().and_then(Chunk::buffer) {
-            keep_near(received, buffer);
+            keep_near(place, buffer);
         }
     }
 

@@ -49,7 +49,7 @@ pub fn serve(
             return drop(guard);
         }
         loop {
-            down.stream.keep_near(Near::ClientWatch, Near::ClientSocket, Near::RequestChunk);
+            down.stream.keep_near(Near::ClientWatch, Near::ClientSocket);
             let work = Box::pin(work(&core, &mut down, &info, first.take()));
             near::keep_near(Near::Work, &*work);
             match work.await {
@@ -94,10 +94,11 @@ fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first: Opti
                 Head::Gone => break Work::Ended,
             };
             match after {
-                After::Keep => {
+                After::Keep if near::wanted() => {
                     near::forget_exchange();
                     parts.keep_near();
                 }
+                After::Keep => {}
                 After::Close => break Work::Lingers,
                 After::Cut => {
                     down.stream.reset_on_close();

@@ -17,7 +17,7 @@ use crate::base::clock;
 use crate::base::count::Bound;
 use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
-use crate::net::rt;
+use crate::net::{near, rt};
 use crate::plugin::ctx::Try;
 use crate::plugin::{Ctx, Phases, cookie};
 use crate::proto::vars::Vars;
@@ -208,7 +208,9 @@ impl<'e> Exchange<'e> {
                         up
                     }
                 };
-                up.keep_near();
+                if near::wanted() {
+                    up.keep_near();
+                }
                 look = false;
                 let connect = if was_pooled { Duration::ZERO } else { clock::now().since(started) };
                 let sent_before = up.stream.sent();

@@ -15,7 +15,7 @@ use crate::base::clock::{self, Tick};
 use crate::base::count::Counters;
 use crate::base::limits;
 use crate::config::model::KeepalivePool;
-use crate::net::near::{Near, bring_near, keep_near};
+use crate::net::near::{self, Near, bring_near, keep_near};
 use crate::net::tls::Client;
 use crate::net::{Stream, Wait, connect, rt};
 use crate::upstream::spares::{Spare, Spares};
@@ -190,7 +190,9 @@ impl Pools {
             known.asked = now;
         }
         let Some(kept) = known.idle.pop() else { return self.borrow(pool) };
-        known.bring_next();
+        if near::wanted() {
+            known.bring_next();
+        }
         kept.connection.stream.watch().disarm();
         Some(kept.connection)
     }
@@ -372,7 +374,8 @@ impl Connection {
     /// Puts itself and what belongs to it in places of the running task's; it is boxed and stays where it is.
     pub fn keep_near(&self) {
         keep_near(Near::Upstream, self);
-        self.stream.keep_near(Near::UpstreamWatch, Near::UpstreamSocket, Near::UpstreamChunk);
+        self.stream.keep_near(Near::UpstreamWatch, Near::UpstreamSocket);
+        self.stream.keep_received_near(Near::UpstreamChunk);
     }
 
     /// Receives, or goes on with the receive in flight.

@@ -159,7 +159,9 @@ impl<D> Runtime<D> {
                         let mut max_round = self.context.tasks.len() * 2;
                         let mut unsubmitted = 0;
                         while let Some(t) = self.context.tasks.pop() {
-                            self.context.tasks.bring_next();
+                            if crate::task::near::wanted() {
+                                self.context.tasks.bring_next();
+                            }
                             t.run();
                             unsubmitted += 1;
                             if unsubmitted == TASKS_PER_FLUSH {

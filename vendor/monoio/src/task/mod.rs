@@ -110,6 +110,7 @@ where
     S: Schedule,
     T: Future,
 {
+    near::made();
     let raw = RawTask::new::<T, S>(owner_id, task, scheduler);
     let task = Task {
         raw,

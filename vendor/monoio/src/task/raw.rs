@@ -105,6 +105,7 @@ unsafe fn poll<T: Future, S: Schedule>(ptr: NonNull<Header>) {
 }
 
 unsafe fn dealloc<T: Future, S: Schedule>(ptr: NonNull<Header>) {
+    super::near::gone();
     let harness = Harness::<T, S>::from_raw(ptr);
     harness.dealloc();
 }

@@ -503,7 +503,7 @@ impl UringInner {
                     #[cfg(feature = "poll-io")]
                     POLLER_USERDATA => {
                         self.poller_installed = false;
-                        self.poll.tick(Some(Duration::ZERO))?;
+                        let _ = self.poll.tick(Some(Duration::ZERO)); // the rest of the group is to be ended all the same
                     }
                     _ if index >= MIN_REVERSED_USERDATA => (),
                     _ => self.ops.complete(index as _, resultify(cqe), cqe.flags()),
@@ -742,8 +742,8 @@ impl Ops {
 
     /// Ringway: brings near what completions end and whom they wake.
     fn bring(&mut self, few: &[Option<cqueue::Entry>]) {
-        if few.len() < 2 {
-            return; // alone: there is nothing to do meanwhile
+        if few.len() < 2 || !crate::task::near::wanted() {
+            return; // one alone: there is nothing to do meanwhile
         }
         let indices = |cqe: &cqueue::Entry| match cqe.user_data() {
             index if index < MIN_REVERSED_USERDATA => Some(index as usize & !AT_ONCE),

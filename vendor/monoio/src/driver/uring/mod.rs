@@ -480,38 +480,35 @@ impl UringInner {
         let mut alone = std::mem::take(&mut self.waited);
         let mut cq = self.uring.completion();
 
-        loop {
-            let mut few: [Option<cqueue::Entry>; COMPLETIONS_BROUGHT] = [const { None }; COMPLETIONS_BROUGHT];
-            let mut count = 0;
-            for cqe in cq.by_ref().take(COMPLETIONS_BROUGHT) {
-                few[count] = Some(cqe);
-                count += 1;
+        let mut end = |ops: &mut Ops, cqe: &cqueue::Entry| {
+            let mut index = cqe.user_data();
+            if index < MIN_REVERSED_USERDATA && index & AT_ONCE as u64 != 0 {
+                expected = expected.saturating_sub(1);
+                index &= !(AT_ONCE as u64);
+            } else {
+                alone = false;
             }
-            let few = &few[..count];
-            self.ops.bring(few);
+            match index {
+                #[cfg(feature = "sync")]
+                EVENTFD_USERDATA => self.eventfd_installed = false,
+                #[cfg(feature = "poll-io")]
+                POLLER_USERDATA => {
+                    self.poller_installed = false;
+                    let _ = self.poll.tick(Some(Duration::ZERO)); // the rest is to be ended all the same
+                }
+                _ if index >= MIN_REVERSED_USERDATA => (),
+                _ => ops.complete(index as _, resultify(cqe), cqe.flags()),
+            }
+        };
+        while crate::task::near::wanted() && cq.len() > 1 {
+            let few: [Option<cqueue::Entry>; COMPLETIONS_BROUGHT] = std::array::from_fn(|_| cq.next());
+            self.ops.bring(&few);
             for cqe in few.iter().flatten() {
-                let mut index = cqe.user_data();
-                if index < MIN_REVERSED_USERDATA && index & AT_ONCE as u64 != 0 {
-                    expected = expected.saturating_sub(1);
-                    index &= !(AT_ONCE as u64);
-                } else {
-                    alone = false;
-                }
-                match index {
-                    #[cfg(feature = "sync")]
-                    EVENTFD_USERDATA => self.eventfd_installed = false,
-                    #[cfg(feature = "poll-io")]
-                    POLLER_USERDATA => {
-                        self.poller_installed = false;
-                        let _ = self.poll.tick(Some(Duration::ZERO)); // the rest of the group is to be ended all the same
-                    }
-                    _ if index >= MIN_REVERSED_USERDATA => (),
-                    _ => self.ops.complete(index as _, resultify(cqe), cqe.flags()),
-                }
+                end(&mut self.ops, cqe);
             }
-            if count < COMPLETIONS_BROUGHT {
-                break;
-            }
+        }
+        for cqe in cq {
+            end(&mut self.ops, &cqe);
         }
         if expected > 0 {
             self.wary = WARY_TURNS;
@@ -742,9 +739,6 @@ impl Ops {
 
     /// Ringway: brings near what completions end and whom they wake.
     fn bring(&mut self, few: &[Option<cqueue::Entry>]) {
-        if few.len() < 2 || !crate::task::near::wanted() {
-            return; // one alone: there is nothing to do meanwhile
-        }
         let indices = |cqe: &cqueue::Entry| match cqe.user_data() {
             index if index < MIN_REVERSED_USERDATA => Some(index as usize & !AT_ONCE),
             _ => None,

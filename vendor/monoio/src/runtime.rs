@@ -31,9 +31,6 @@ thread_local! {
 
 scoped_thread_local!(pub(crate) static CURRENT: Context);
 
-/// Ringway: tasks that run before what they began goes to the kernel: it shall send what they wrote while that is in the cache.
-const TASKS_PER_FLUSH: u32 = 8;
-
 pub(crate) struct Context {
     /// Owned task set and local run queue
     pub(crate) tasks: TaskQueue,
@@ -157,17 +154,11 @@ impl<D> Runtime<D> {
                     loop {
                         // Consume all tasks(with max round to prevent io starvation)
                         let mut max_round = self.context.tasks.len() * 2;
-                        let mut unsubmitted = 0;
                         while let Some(t) = self.context.tasks.pop() {
                             if crate::task::near::wanted() {
                                 self.context.tasks.bring_next();
                             }
                             t.run();
-                            unsubmitted += 1;
-                            if unsubmitted == TASKS_PER_FLUSH {
-                                unsubmitted = 0;
-                                self.driver.flush();
-                            }
                             if max_round == 0 {
                                 // maybe there's a looping task
                                 break;

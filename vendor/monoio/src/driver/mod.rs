@@ -72,8 +72,6 @@ pub trait Driver {
     fn with<R>(&self, f: impl FnOnce() -> R) -> R;
     /// Submit ops to kernel and process returned events.
     fn submit(&self) -> io::Result<()>;
-    /// Ringway: submit ops to kernel, leaving returned events for the end of the turn.
-    fn flush(&self) {}
     /// Wait infinitely and process returned events.
     fn park(&self) -> io::Result<()>;
     /// Wait with timeout and process returned events.

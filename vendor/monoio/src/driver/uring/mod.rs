@@ -419,13 +419,6 @@ impl Driver for IoUringDriver {
         Ok(())
     }
 
-    fn flush(&self) {
-        let inner = unsafe { &mut *self.inner.get() };
-        if !inner.uring.submission().is_empty() {
-            let _ = inner.submit(); // what is refused now is submitted when the turn ends
-        }
-    }
-
     fn park(&self) -> io::Result<()> {
         self.inner_park(None)
     }

@@ -200,3 +200,78 @@ unsafe impl IoBuf for SendBuf {
         self.0.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+
+    use super::super::rt::{self, Carrier};
+    use super::super::stream::Stream;
+    use super::*;
+    use crate::config::gateway::Driver;
+
+    fn pair() -> (Stream, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        (stream(near), far)
+    }
+
+    fn stream(end: UnixStream) -> Stream {
+        end.set_nonblocking(rt::carrier() == Carrier::Epoll).unwrap();
+        Stream::unix(monoio::net::UnixStream::from_std(end).unwrap())
+    }
+
+    /// Sends back what comes, until `over`.
+    fn echo(mut end: Stream, over: Rc<Cell<bool>>, count: Rc<Cell<u64>>) {
+        rt::spawn(async move {
+            while !over.get() {
+                let Ok(chunk) = end.recv().await else { break };
+                count.set(count.get() + 1);
+                if chunk.is_empty() || end.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+            end.shut();
+        });
+    }
+
+    /// On the ring a receive begins a turn later where much is going on.
+    #[test]
+    fn a_receive_that_waits_for_its_turn_can_be_called_back_and_dropped() {
+        const PAIRS: usize = 32;
+        const TURNS: usize = 300;
+        for driver in [Driver::Epoll, Driver::Auto] {
+            let echoed = rt::run(driver, |_| async {
+                let (over, count) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+                for _ in 0..PAIRS {
+                    let (near, mut far) = pair();
+                    far.write_all(b"ping").unwrap();
+                    echo(near, over.clone(), count.clone());
+                    echo(stream(far), over.clone(), count.clone());
+                }
+                for turn in 0..TURNS {
+                    let (mut near, mut far) = pair();
+                    let asked = poll_fn(|cx| Poll::Ready(near.poll_recv(cx).is_pending())).await;
+                    assert!(asked, "nothing is there");
+                    for _ in 0..turn % 3 {
+                        rt::yield_now().await;
+                    }
+                    if turn % 2 == 0 {
+                        drop(near);
+                        assert_eq!(far.read(&mut [0]).unwrap(), 0, "it is closed at once");
+                        continue;
+                    }
+                    assert!(near.call_back().await, "nothing had come");
+                    far.write_all(b"late").unwrap();
+                    assert_eq!(near.recv().await.unwrap().filled(), b"late", "nor did what was called back take it");
+                }
+                over.set(true);
+                count.get()
+            });
+            assert!(echoed.unwrap() > 2 * PAIRS as u64, "there was little going on");
+        }
+    }
+}

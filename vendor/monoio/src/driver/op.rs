@@ -70,6 +70,11 @@ pub(crate) trait OpAble {
         false
     }
 
+    /// Ringway: whether it takes what a peer sends, which is the more often there the later it begins.
+    fn takes_what_comes(&self) -> bool {
+        false
+    }
+
     #[cfg(any(feature = "legacy", feature = "poll-io"))]
     fn legacy_interest(&self) -> Option<(super::ready::Direction, usize)>;
     #[cfg(any(feature = "legacy", feature = "poll-io"))]

@@ -80,6 +80,11 @@ impl<T: IoBufMut> Op<Recv<T>> {
 }
 
 impl<T: IoBufMut> OpAble for Recv<T> {
+    /// Ringway.
+    fn takes_what_comes(&self) -> bool {
+        true
+    }
+
     #[cfg(all(target_os = "linux", feature = "iouring"))]
     fn uring_op(&mut self) -> io_uring::squeue::Entry {
         opcode::Recv::new(

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::utils::slab::Slab;
 
+mod later;
 mod lifecycle;
 #[cfg(feature = "sync")]
 mod waker;
@@ -128,6 +129,9 @@ pub(crate) struct UringInner {
 
     // Ringway: turns left in which that is not relied on
     wary: u32,
+
+    // Ringway: receives that are not submitted yet
+    later: later::Later,
 }
 
 // When dropping the driver, all in-flight operations must have completed. This
@@ -161,6 +165,7 @@ impl IoUringDriver {
             at_once: 0,
             waited: false,
             wary: 0,
+            later: Default::default(),
             uring,
         }));
 
@@ -199,6 +204,7 @@ impl IoUringDriver {
             at_once: 0,
             waited: false,
             wary: 0,
+            later: Default::default(),
             uring,
             shared_waker: std::sync::Arc::new(waker::EventWaker::new(waker)),
             eventfd_installed: false,
@@ -300,7 +306,11 @@ impl IoUringDriver {
             }
         }
 
-        if need_wait {
+        // Ringway
+        inner.begin_earlier();
+        if need_wait && inner.goes_on() {
+            // Submitted, and there is something to do
+        } else if need_wait {
             // Install timeout and eventfd for unpark if sync is enabled
 
             // 1. alloc spaces
@@ -414,6 +424,7 @@ impl Driver for IoUringDriver {
 
     fn submit(&self) -> io::Result<()> {
         let inner = unsafe { &mut *self.inner.get() };
+        inner.begin_earlier();
         inner.submit()?;
         inner.tick()?;
         Ok(())
@@ -472,6 +483,7 @@ impl UringInner {
         let mut expected = std::mem::take(&mut self.at_once);
         let mut alone = std::mem::take(&mut self.waited);
         let mut cq = self.uring.completion();
+        self.later.note(cq.len());
 
         let mut end = |ops: &mut Ops, cqe: &cqueue::Entry| {
             let mut index = cqe.user_data();
@@ -565,7 +577,12 @@ impl UringInner {
             op.index |= AT_ONCE;
             inner.at_once += 1;
         }
+        let comes = data_mut.takes_what_comes();
         let sqe = OpAble::uring_op(data_mut).user_data(op.index as _);
+        if comes {
+            inner.later.add(sqe);
+            return Ok(op);
+        }
 
         {
             let mut sq = inner.uring.submission();
@@ -638,6 +655,7 @@ impl UringInner {
             #[cfg(feature = "async-cancel")]
             if !_must_finished {
                 unsafe {
+                    inner.begin_all(); // Ringway: it is to be found
                     let cancel = opcode::AsyncCancel::new(index as u64)
                         .build()
                         .user_data(u64::MAX);
@@ -670,6 +688,7 @@ impl UringInner {
 
     pub(crate) unsafe fn cancel_op(this: &Rc<UnsafeCell<UringInner>>, index: usize) {
         let inner = &mut *this.get();
+        inner.begin_all(); // Ringway: it is to be found
         let cancel = opcode::AsyncCancel::new(index as u64)
             .build()
             .user_data(u64::MAX);

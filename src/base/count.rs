@@ -112,8 +112,6 @@ pub struct Counters {
     pub refused: Count,
     /// Requests begun.
     pub requests: Count,
-    /// Answers that were left to be sent while their exchange ended, and were not.
-    pub answers_lost: Count,
     /// Exchanges by reason, indexed by `Reason as usize` (`proto::message::Reason::ALL`).
     pub reasons: [Count; limits::REASONS_MAX],
     /// Limits that were met, indexed by `Bound as usize`.

@@ -109,5 +109,3 @@ pub const PARTS_KEPT: usize = 256;
 
 /// Bytes of a body up to which they are copied behind the head that goes out, rather than the head put in front of them.
 pub const COPIED_BYTES: usize = 2048;
-/// Longest answer whose sending is left to itself: a socket takes so much at once, unless its client is slow.
-pub const LEFT_BYTES: usize = 16 * 1024;

@@ -154,21 +154,6 @@ impl Stream {
         self.quiet = rt::carrier() == Carrier::IoUring;
     }
 
-    /// True where the kernel sends by itself what is started quietly.
-    pub fn sends_by_itself(&self) -> bool {
-        self.session.is_none() && rt::carrier() == Carrier::IoUring
-    }
-
-    /// True while nobody has looked at a send since it was started quietly.
-    pub fn is_quiet(&self) -> bool {
-        self.quiet
-    }
-
-    /// Somebody waits for the end of the send that was started quietly.
-    pub fn attend(&mut self) {
-        self.quiet = false;
-    }
-
     /// True while a send is in flight.
     pub fn sending(&self) -> bool {
         self.session.as_ref().map_or_else(|| self.send.busy(), |session| session.owed)

@@ -61,7 +61,6 @@ pub fn serve(
                 }
             }
         }
-        core.counters.answers_lost.add(u64::from(down.has_left()));
         exchange::cold(down.stream.close()).await;
         drop(guard);
     }
@@ -82,11 +81,7 @@ fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first: Opti
     async move {
         let mut parts = core.parts();
         let why = loop {
-            let head = read_head(core, down, &mut parts, first.take()).await;
-            if down.has_left() && matches!(head, Head::Whole(..) | Head::Faulty(..)) && !settled(core, down).await {
-                break Work::Ended;
-            }
-            let after = match head {
+            let after = match read_head(core, down, &mut parts, first.take()).await {
                 Head::Whole(view, started) => {
                     info.requests.set(info.requests.get() + 1);
                     near::keep_head_near(parts.request.fields.received());
@@ -122,22 +117,15 @@ fn work(core: &Rc<Core>, down: &mut Downstream, info: &ConnInfo, mut first: Opti
 async fn wait(core: &Core, down: &mut Downstream) -> bool {
     arm(down, &core.view().snapshot.gateway, core, None);
     core.counters.idle.add(1);
-    let read = poll_fn(|cx| down.poll_next(cx, true, limits::CHUNK_HEAD_BYTES)).await;
+    let read = poll_fn(|cx| down.poll_bytes(cx, true, limits::CHUNK_HEAD_BYTES)).await;
     core.counters.idle.sub(1);
     match read {
-        Some(Ok(chunk)) if !chunk.is_empty() => {
+        Ok(chunk) if !chunk.is_empty() => {
             down.put_back(chunk);
             true
         }
-        None => settled(core, down).await,
         _ => false,
     }
-}
-
-/// Waits for a client that did not take its last answer at once; false where it never did.
-fn settled(core: &Core, down: &mut Downstream) -> impl Future<Output = bool> {
-    let timeout = core.view().snapshot.gateway.timeouts.send;
-    exchange::cold(async move { down.settle(timeout).await.is_ok() })
 }
 
 enum Head {
@@ -168,14 +156,8 @@ fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accepted: Op
                 return Head::Idle;
             }
             core.counters.idle.add(u64::from(idle));
-            let read = poll_fn(|cx| down.poll_next(cx, false, limits::CHUNK_HEAD_BYTES)).await;
+            let read = poll_fn(|cx| down.poll_bytes(cx, false, limits::CHUNK_HEAD_BYTES)).await;
             core.counters.idle.sub(u64::from(idle));
-            let Some(read) = read else {
-                match settled(core, down).await {
-                    true => continue,
-                    false => return Head::Gone,
-                }
-            };
             let late = down.stream.watch().fired() == Some(Wait::Header);
             let received = parts.request.fields.received_mut();
             match read {

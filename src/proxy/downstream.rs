@@ -19,13 +19,12 @@ pub struct Downstream {
     pub until: Option<Tick>,
     early: Option<Chunk>,
     ended: bool,
-    left: bool, // an answer was left to be sent
 }
 
 impl Downstream {
     /// Takes a connected stream.
     pub fn new(stream: Stream) -> Self {
-        Self { stream, opened: clock::now(), until: None, early: None, ended: false, left: false }
+        Self { stream, opened: clock::now(), until: None, early: None, ended: false }
     }
 
     /// Bytes read ahead of time, or the next receive. An empty chunk is the end.
@@ -41,59 +40,6 @@ impl Downstream {
             self.ended = chunk.is_empty();
         }
         polled
-    }
-
-    /// True where an answer that is whole may be left to be sent while its exchange ends.
-    #[inline]
-    pub fn may_leave(&self, answer: &Chunk) -> bool {
-        answer.len() <= limits::LEFT_BYTES && self.early.is_none() && self.stream.sends_by_itself()
-    }
-
-    /// Sends it so. [`Downstream::poll_next`] looks after it, or [`Downstream::settle`].
-    #[inline]
-    pub fn leave(&mut self, answer: Chunk) {
-        self.stream.start_send_quietly(answer);
-        self.left = true;
-    }
-
-    /// True until it is known to be sent; for ever where it was not.
-    #[inline]
-    pub fn has_left(&self) -> bool {
-        self.left
-    }
-
-    /// The same as [`Downstream::poll_bytes`] between two exchanges. `None` where the client does not take the answer that was
-    /// left: [`Downstream::settle`] waits for that.
-    #[inline]
-    pub fn poll_next(&mut self, cx: &mut Context<'_>, gated: bool, size: usize) -> Poll<Option<io::Result<Chunk>>> {
-        if self.left {
-            let just_left = self.stream.is_quiet();
-            match self.stream.poll_send(cx) {
-                Poll::Ready(Ok(_)) => self.left = false,
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Poll::Pending if just_left => {}
-                Poll::Pending => return Poll::Ready(None),
-            }
-        }
-        self.poll_bytes(cx, gated, size).map(Some)
-    }
-
-    /// Waits until the client has taken what was left, under a deadline for each advance.
-    ///
-    /// # Errors
-    /// As [`Downstream::send`].
-    #[cold]
-    pub async fn settle(&mut self, timeout: std::time::Duration) -> Result<(), Error> {
-        self.stream.attend();
-        self.stream.watch().arm(Wait::Send, timeout);
-        match std::future::poll_fn(|cx| self.stream.poll_send(cx)).await {
-            Ok(_) => {
-                self.left = false;
-                self.stream.watch().disarm();
-                Ok(())
-            }
-            Err(error) => Err(self.fault(&error)),
-        }
     }
 
     /// While the upstream works: keeps a receive posted, sees a reset. A FIN is remembered and is no reason to stop

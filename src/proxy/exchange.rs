@@ -10,7 +10,6 @@ use super::core::{Core, Judged, View};
 use super::downstream::Downstream;
 use super::upload::Upload;
 use super::{answer, prelude, respond};
-use crate::base::buf::Chunk;
 use crate::base::clock::{self, Tick};
 use crate::base::count::Bound;
 use crate::base::error::{Error, Kind, Side};
@@ -270,10 +269,6 @@ impl<'e> Exchange<'e> {
             crate::proto::h1::emit::put(&mut out, body);
             ctx.sent.body_bytes = body.len() as u64;
         }
-        if manner.keep_alive && self.may_leave(ctx, &out) {
-            self.leave(ctx, out);
-            return After::Keep;
-        }
         match self.down.send(out, self.snapshot().gateway.timeouts.send).await {
             Ok(bytes) => {
                 ctx.sent.bytes += bytes;
@@ -283,24 +278,12 @@ impl<'e> Exchange<'e> {
         }
     }
 
-    /// True where a whole answer may be left to be sent: the next request, which would wait for that, is not there yet.
-    #[inline]
-    pub(super) fn may_leave(&self, ctx: &Ctx<'e>, answer: &Chunk) -> bool {
-        ctx.request.fields.received().len() <= ctx.request.head_bytes + self.upload.with_head && self.down.may_leave(answer)
-    }
-
-    #[inline]
-    pub(super) fn leave(&mut self, ctx: &mut Ctx<'e>, answer: Chunk) {
-        ctx.sent.bytes += answer.len() as u64;
-        self.down.leave(answer);
-    }
-
     /// The client keeps its connection, as far as everything but the response says. A body that nobody read is skipped
     /// where it came whole with the head; else the connection closes.
     pub(super) fn keeps(&mut self, ctx: &Ctx<'e>) -> bool {
         let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
         if !self.upload.read_whole() && self.upload.replayable() {
-            let _skipped = self.upload.begin(behind_head, &mut Chunk::small());
+            let _skipped = self.upload.begin(behind_head, &mut crate::base::buf::Chunk::small());
         }
         ctx.request.keep_alive
             && self.upload.read_whole()

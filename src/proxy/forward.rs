@@ -221,11 +221,6 @@ impl<'e> Exchange<'e> {
                 let before = Duration::from_nanos(u64::from(ctx.inside_nanos));
                 self.core.counters.inside.note(before + clock::read().since(clock::now()));
             }
-            if manner.keep_alive && body.whole && self.upload.sent_whole() && self.may_leave(ctx, &out) {
-                ctx.sent.body_bytes = body.data;
-                self.leave(ctx, out);
-                return self.delivered(ctx, up, &manner, &body, Ok(Delivered::Sent));
-            }
             let upload = &mut self.upload;
             let streamed =
                 relay::stream(ctx, self.down, up, upload, &mut body, Straight(manner.framing), outbox, out, deadlines).await;

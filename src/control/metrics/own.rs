@@ -23,9 +23,6 @@ const COLUMNS: &[Column] = &[
     ("ringway_tunnels", Kind::Gauge, "WebSocket tunnels open now.", |c| c.tunnels.get()),
     ("ringway_connections_refused_total", Kind::Counter, "Client connections refused at the limit.", |c| c.refused.get()),
     ("ringway_requests_total", Kind::Counter, "Requests begun.", |c| c.requests.get()),
-    ("ringway_answers_lost_total", Kind::Counter, "Answers that were logged as given and that the client did not take.", |c| {
-        c.answers_lost.get()
-    }),
     ("ringway_upstream_connects_total", Kind::Counter, "Upstream connections opened.", |c| c.upstream_connects.get()),
     ("ringway_upstream_connections", Kind::Gauge, "Upstream connections that the worker holds now, idle ones included.", |c| {
         c.upstream_connections.get()

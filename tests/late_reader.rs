@@ -39,14 +39,14 @@ fn stuck(gateway: &Gateway, count: &AtomicU64, at_once: bool) -> (Client, u64, u
     panic!("all {REQUESTS} answers were taken from the upstream for a client that read none");
 }
 
-/// Waits until the count has reached `enough`, or has not moved for a hundred looks.
+/// Waits until the count has reached `enough`, or has not moved for so many looks that it is no stall of the machine.
 fn standstill(count: &AtomicU64, enough: u64) -> u64 {
     let (mut last, mut same) = (0, 0);
     until("the gateway to wait for its client", || {
         let now = count.load(Ordering::SeqCst);
         same = if now == last && now > 0 { same + 1 } else { 0 };
         last = now;
-        (same >= 100 || (enough > 0 && now >= enough)).then_some(now)
+        (same >= 400 || (enough > 0 && now >= enough)).then_some(now)
     })
 }
 

@@ -42,7 +42,8 @@ impl Receiving {
         !matches!(self, Self::Idle)
     }
 
-    /// Starts a receive; the ring gets it with what else the thread starts in this turn. Must not be called while busy.
+    /// Starts a receive; the ring gets it with what else the thread starts in this turn, or in
+    /// the next where much is going on. Must not be called while busy.
     #[inline]
     pub(super) fn start(&mut self, socket: &Socket, ask: RecvAsk) {
         debug_assert!(!self.busy(), "one operation at a time");

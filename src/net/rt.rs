@@ -59,7 +59,8 @@ pub fn run<F: Future>(choice: Driver, main: impl FnOnce(Taken) -> F) -> io::Resu
                 Ok(mut runtime) => {
                     CARRIER.set(Carrier::IoUring);
                     let name = format!("io_uring ({flags})");
-                    return Ok(runtime.block_on(main(Taken { carrier: Carrier::IoUring, name, refused })));
+                    let taken = Taken { carrier: Carrier::IoUring, name, refused };
+                    return Ok(runtime.block_on(whole(main(taken))));
                 }
                 Err(error) => refused.push(format!("{flags}: {error}")),
             }
@@ -70,7 +71,15 @@ pub fn run<F: Future>(choice: Driver, main: impl FnOnce(Taken) -> F) -> io::Resu
     }
     let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
     CARRIER.set(Carrier::Epoll);
-    Ok(runtime.block_on(main(Taken { carrier: Carrier::Epoll, name: "epoll".into(), refused })))
+    let taken = Taken { carrier: Carrier::Epoll, name: "epoll".into(), refused };
+    Ok(runtime.block_on(whole(main(taken))))
+}
+
+/// Leaves nothing of this runtime to the thread's next one.
+async fn whole<F: Future>(main: F) -> F::Output {
+    let output = main.await;
+    drop(YIELDERS.take());
+    output
 }
 
 /// Ring flags from best to plainest: Linux 6.1, 5.19, and whatever has a ring at all.

@@ -1,6 +1,8 @@
 //! Ringway: receives that begin a turn later than they were asked for, where a thread has enough to do meanwhile. What they wait
 //! for has often come by then: such a receive ends while it is submitted, where one that was there first costs the kernel an empty
 //! try, a poll that is armed and taken down again, and a second try.
+//!
+//! The price: what an idle connection's receive would tell, that the peer closed, is seen a turn later too.
 
 use std::collections::VecDeque;
 

@@ -24,6 +24,8 @@ pub(super) struct RecvAsk {
     pub(super) size: usize,
     /// Wait until there is something, and lend only then: no memory is pinned meanwhile, at the price of one operation.
     pub(super) gated: bool,
+    /// It may begin with the thread's next turn, where much is going on: what it waits for has come by then, as a rule.
+    pub(super) later: bool,
 }
 
 /// The receiving lane.
@@ -42,23 +44,30 @@ impl Receiving {
         !matches!(self, Self::Idle)
     }
 
-    /// Starts a receive; the ring gets it with what else the thread starts in this turn, or in
-    /// the next where much is going on. Must not be called while busy.
+    /// Starts a receive; the ring gets it with what else the thread starts in this turn. Must not be called while busy.
     #[inline]
     pub(super) fn start(&mut self, socket: &Socket, ask: RecvAsk) {
         debug_assert!(!self.busy(), "one operation at a time");
         *self = match ask.gated {
-            false => Self::receive(socket, ask.size),
+            false => Self::receive(socket, ask.size, ask.later),
             true => socket.readiness().map_or_else(Self::Failed, |readiness| Self::Waits(readiness, ask.size)),
         };
     }
 
     #[inline]
-    fn receive(socket: &Socket, size: usize) -> Self {
+    fn receive(socket: &Socket, size: usize, later: bool) -> Self {
         let mut chunk = Chunk::with_capacity(size);
         chunk.reserve_front(FRONT);
         keep_chunk_near(&chunk);
-        socket.receive(RecvBuf(chunk)).map_or_else(Self::Failed, Self::Receives)
+        socket.receive(RecvBuf(chunk), later).map_or_else(Self::Failed, Self::Receives)
+    }
+
+    /// Something is sent now that the receive in flight is to bring the answer of: it may begin with the next turn.
+    #[inline]
+    pub(super) fn put_off(&self) {
+        if let Self::Receives(receive) = self {
+            receive.put_off();
+        }
     }
 
     /// The chunk of the receive in flight.
@@ -98,7 +107,7 @@ impl Receiving {
         match std::mem::take(self) {
             Self::Waits(mut readiness, size) => match readiness.poll(cx) {
                 Poll::Ready(Ok(())) => {
-                    *self = Self::receive(socket, size);
+                    *self = Self::receive(socket, size, false); // it has come
                     self.poll(socket, cx)
                 }
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

@@ -97,12 +97,17 @@ impl Stream {
 
     /// The same into a chunk of `size` bytes, should a receive be started.
     pub fn poll_recv_sized(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<Chunk>> {
-        self.poll_recv_as(cx, RecvAsk { size, gated: false })
+        self.poll_recv_as(cx, RecvAsk { size, gated: false, later: true })
     }
 
     /// The same, lending memory only once there is something to read (one operation more).
     pub fn poll_recv_gated(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<Chunk>> {
-        self.poll_recv_as(cx, RecvAsk { size, gated: true })
+        self.poll_recv_as(cx, RecvAsk { size, gated: true, later: true })
+    }
+
+    /// The same into a small chunk, for an idle connection: what comes is to be seen as soon as it can be, most of all the end.
+    pub fn poll_recv_soon(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        self.poll_recv_as(cx, RecvAsk { size: limits::CHUNK_SMALL_BYTES, gated: false, later: false })
     }
 
     fn poll_recv_as(&mut self, cx: &mut Context<'_>, ask: RecvAsk) -> Poll<io::Result<Chunk>> {
@@ -151,6 +156,7 @@ impl Stream {
         } else {
             self.send.start(&self.socket, chunk, true);
         }
+        self.recv.put_off();
         self.quiet = rt::carrier() == Carrier::IoUring;
     }
 

@@ -334,7 +334,7 @@ fn find(pools: &mut [Pool], id: PoolId) -> Option<&mut Pool> {
 
 /// Posts a receive, or looks at the one posted: true while nothing came, neither bytes nor an end.
 fn is_quiet(stream: &mut Stream) -> bool {
-    stream.poll_recv(&mut Context::from_waker(Waker::noop())).is_pending()
+    stream.poll_recv_soon(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
 impl Pool {

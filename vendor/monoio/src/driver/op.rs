@@ -70,9 +70,9 @@ pub(crate) trait OpAble {
         false
     }
 
-    /// Ringway: whether it takes what a peer sends, which is the more often there the later it begins.
-    fn takes_what_comes(&self) -> bool {
-        false
+    /// Ringway: for what begins with the turn's end only, whether it may begin a turn later still (`driver/uring/later.rs`).
+    fn may_begin_later(&self) -> Option<bool> {
+        None
     }
 
     #[cfg(any(feature = "legacy", feature = "poll-io"))]
@@ -149,6 +149,15 @@ impl<T> Op<T> {
             Op::submit_with(data)
         } else {
             Err(io::ErrorKind::Other.into())
+        }
+    }
+
+    /// Ringway: lets it begin a turn later, if it has not begun.
+    #[inline]
+    pub(crate) fn put_off(&self) {
+        #[cfg(all(target_os = "linux", feature = "iouring"))]
+        if let driver::Inner::Uring(this) = &self.driver {
+            driver::uring::UringInner::put_off(this, self.index);
         }
     }
 

@@ -58,10 +58,10 @@ impl Socket {
         self.0.bring_near();
     }
 
-    /// Begins to receive.
+    /// Begins to receive; where `later`, in the next turn of a thread that has enough to do.
     #[inline]
-    pub fn receive<T: IoBufMut>(&self, buffer: T) -> io::Result<Receive<T>> {
-        Op::recv(self.0.clone(), buffer).map(Receive)
+    pub fn receive<T: IoBufMut>(&self, buffer: T, later: bool) -> io::Result<Receive<T>> {
+        Op::recv_held(self.0.clone(), buffer, later).map(Receive)
     }
 
     /// Begins to send; `quiet` where nobody waits for its end.
@@ -77,6 +77,12 @@ impl Socket {
 }
 
 impl<T: IoBufMut> Receive<T> {
+    /// Lets it begin a turn later, if it has not begun.
+    #[inline]
+    pub fn put_off(&self) {
+        self.0.put_off();
+    }
+
     /// Asks for its end. Its result is `ECANCELED` then, unless something came before.
     pub fn cancel(&self) {
         // SAFETY: the operation's place in the driver is its own as long as it is held.

@@ -49,11 +49,19 @@ pub(crate) struct Recv<T> {
 
     /// Reference to the in-flight buffer.
     pub(crate) buf: T,
+
+    /// Ringway: it may begin a turn later.
+    later: bool,
 }
 
 impl<T: IoBufMut> Op<Recv<T>> {
     pub(crate) fn recv(fd: SharedFd, buf: T) -> io::Result<Self> {
-        Op::submit_with(Recv { fd, buf })
+        Self::recv_held(fd, buf, false)
+    }
+
+    /// Ringway: for `io/held.rs`.
+    pub(crate) fn recv_held(fd: SharedFd, buf: T, later: bool) -> io::Result<Self> {
+        Op::submit_with(Recv { fd, buf, later })
     }
 
     #[allow(unused)]
@@ -61,6 +69,7 @@ impl<T: IoBufMut> Op<Recv<T>> {
         Recv {
             fd: fd.clone(),
             buf,
+            later: false,
         }
     }
 
@@ -81,8 +90,8 @@ impl<T: IoBufMut> Op<Recv<T>> {
 
 impl<T: IoBufMut> OpAble for Recv<T> {
     /// Ringway.
-    fn takes_what_comes(&self) -> bool {
-        true
+    fn may_begin_later(&self) -> Option<bool> {
+        Some(self.later)
     }
 
     #[cfg(all(target_os = "linux", feature = "iouring"))]

@@ -2,31 +2,31 @@
 //! for has often come by then: such a receive ends while it is submitted, where one that was there first costs the kernel an empty
 //! try, a poll that is armed and taken down again, and a second try.
 //!
-//! The price: what an idle connection's receive would tell, that the peer closed, is seen a turn later too.
+//! A receive that is to tell that an idle peer closed does not wait. It is put off when something is sent to that peer in the turn
+//! in which it was asked for: then it waits for the answer like another.
 
-use std::collections::VecDeque;
+use std::{cell::UnsafeCell, collections::VecDeque, rc::Rc};
 
 use io_uring::squeue;
 
-use super::UringInner;
+use super::{UringInner, GETEVENTS};
 
 /// Completions of a turn from which on the next one has enough to do.
 const BUSY: usize = 8;
+/// Receives among which one is looked for that is to be put off, the last first: who sends takes the peer that was idle last.
+const LOOKED_AT: usize = 16;
 
-/// IORING_ENTER_GETEVENTS.
-const GETEVENTS: u32 = 1;
-
-/// Receives that are not submitted yet, each with the turn in which it was asked for.
+/// Receives that are not submitted yet, each with whether it may wait for the turn after this one.
 #[derive(Default)]
 pub(super) struct Later {
-    queue: VecDeque<(u64, squeue::Entry)>,
-    turn: u64,
-    ended: usize, // completions of the last turn
+    queue: VecDeque<(squeue::Entry, bool)>,
+    earlier: usize, // of them, asked for before this turn
+    ended: usize,   // completions of the last turn
 }
 
 impl Later {
-    pub(super) fn add(&mut self, entry: squeue::Entry) {
-        self.queue.push_back((self.turn, entry));
+    pub(super) fn add(&mut self, entry: squeue::Entry, later: bool) {
+        self.queue.push_back((entry, later));
     }
 
     /// A turn ended so many operations.
@@ -36,30 +36,45 @@ impl Later {
 }
 
 impl UringInner {
-    /// A turn is over: queues the receives of the turns before it.
+    /// Lets a receive wait for the next turn, if it is one of the last that were asked for.
+    #[inline]
+    pub(crate) fn put_off(this: &Rc<UnsafeCell<UringInner>>, index: usize) {
+        // SAFETY: nobody else holds the driver while an operation's owner runs.
+        let queue = unsafe { &mut (*this.get()).later.queue };
+        let mut last = queue.iter_mut().rev().take(LOOKED_AT);
+        if let Some((_, later)) = last.find(|(entry, _)| entry.get_user_data() == index as u64) {
+            *later = true;
+        }
+    }
+
+    /// A turn is over: queues the receives of the turns before it, and those of this one that are not to wait.
     pub(super) fn begin_earlier(&mut self) {
-        let turn = self.later.turn;
-        self.begin_until(turn);
-        self.later.turn = turn + 1;
+        self.begin(self.later.earlier);
     }
 
     /// Queues all receives.
     pub(super) fn begin_all(&mut self) {
-        self.begin_until(u64::MAX);
+        self.begin(self.later.queue.len());
     }
 
-    fn begin_until(&mut self, until: u64) {
-        while let Some((turn, entry)) = self.later.queue.front() {
-            if *turn >= until {
-                return;
-            }
-            // SAFETY: the operation keeps descriptor and buffer until its completion came.
-            if unsafe { self.uring.submission().push(entry) }.is_ok() {
-                self.later.queue.pop_front();
-            } else if self.submit().is_err() {
-                return; // the next turn tries again
+    fn begin(&mut self, earlier: usize) {
+        for number in 0..self.later.queue.len() {
+            let Some((entry, later)) = self.later.queue.pop_front() else { break };
+            if number >= earlier && later || !self.queue_entry(&entry) {
+                self.later.queue.push_back((entry, later)); // what is refused waits for the next turn
             }
         }
+        self.later.earlier = self.later.queue.len();
+    }
+
+    fn queue_entry(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: the operation keeps descriptor and buffer until its completion came.
+        while unsafe { self.uring.submission().push(entry) }.is_err() {
+            if self.submit().is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Where receives wait and much has just ended, submits without waiting; true where something ended, so that this turn's

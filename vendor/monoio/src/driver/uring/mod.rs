@@ -60,8 +60,9 @@ const QUIET_TURNS: u32 = 16;
 /// more lets the kernel run as many receives in one go, and what they bring leaves the cache before it is looked at.
 const AT_ONCE_MOST: u32 = 8;
 
-/// Ringway: IORING_ENTER_GETEVENTS and IORING_ENTER_EXT_ARG.
-const GETEVENTS_WITH_ARG: u32 = 1 | 8;
+/// Ringway: IORING_ENTER_GETEVENTS, and the same with IORING_ENTER_EXT_ARG.
+const GETEVENTS: u32 = 1;
+const GETEVENTS_WITH_ARG: u32 = GETEVENTS | 8;
 
 /// Ringway: IORING_ENTER_ABS_TIMER.
 const ABS_TIMER: u32 = 32;
@@ -577,10 +578,10 @@ impl UringInner {
             op.index |= AT_ONCE;
             inner.at_once += 1;
         }
-        let comes = data_mut.takes_what_comes();
+        let later = data_mut.may_begin_later();
         let sqe = OpAble::uring_op(data_mut).user_data(op.index as _);
-        if comes {
-            inner.later.add(sqe);
+        if let Some(later) = later {
+            inner.later.add(sqe, later);
             return Ok(op);
         }
 

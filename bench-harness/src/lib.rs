@@ -1,6 +1,6 @@
 //! The side by side runner: its backend, floor and load generator, and what starts, measures and compares the peers.
 //!
-//! Top to bottom: `compare`, `gate` and `smoke` are what a user runs; `peers` writes each proxy's configuration and starts it;
+//! Top to bottom: `compare` (with `rounds`), `gate` and `smoke` are what a user runs; `peers` writes each proxy's configuration and starts it;
 //! `load` drives
 //! requests through it; `audit` sees that it kept the terms; `meter`, `procfs` and `syscalls` measure what it cost; `stats` and
 //! `report` say what that means. `sys` and `ring` hold every `unsafe`.
@@ -29,6 +29,7 @@ pub mod peers;
 pub mod procfs;
 pub mod report;
 pub mod ring;
+pub mod rounds;
 pub mod smoke;
 pub mod stats;
 pub mod sys;

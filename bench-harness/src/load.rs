@@ -128,7 +128,7 @@ impl Errors {
     }
 }
 
-/// What came out of a run.
+/// What came out of a measured window.
 pub struct Outcome {
     /// Requests answered within the measured window.
     pub requests: u64,
@@ -147,6 +147,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    fn none_yet(spec: &Spec) -> Self {
+        Self {
+            requests: 0,
+            errors: Errors::default(),
+            reopened: 0,
+            body_bytes: 0,
+            elapsed: spec.duration,
+            service: stats::histogram(),
+            scheduled: spec.rate.map(|_| stats::histogram()),
+        }
+    }
+
     /// Requests per second.
     pub fn rate(&self) -> f64 {
         self.requests as f64 / self.elapsed.as_secs_f64().max(1e-9)
@@ -164,8 +176,10 @@ struct Connection {
     wants_out: bool,
 }
 
-struct Client<'a> {
-    spec: &'a Spec,
+/// A load with its connections. It runs on the calling thread, and only within [`Load::window`]: between two of them its
+/// connections stay open, and what was under way waits.
+pub struct Load {
+    spec: Spec,
     epoll: Epoll,
     timer: Timer,
     connections: Vec<Connection>,
@@ -182,24 +196,12 @@ struct Client<'a> {
     outcome: Outcome,
 }
 
-/// Runs the load on the calling thread. `mark` is called at both edges of the measured window.
+/// Runs the load once, on the calling thread. `mark` is called at both edges of the measured window.
 ///
 /// # Errors
 /// Where epoll or timers fail. What the peer does wrong is counted in the outcome.
 pub fn run(spec: &Spec, mark: &mut dyn FnMut(Mark)) -> io::Result<Outcome> {
-    let mut client = Client::new(spec)?;
-    for i in 0..client.connections.len() {
-        client.open(i);
-    }
-    client.turns_until(client.begin)?;
-    mark(Mark::Begin);
-    let began = Instant::now();
-    client.measuring = true;
-    client.turns_until(client.end)?;
-    client.outcome.elapsed = began.elapsed();
-    mark(Mark::End);
-    client.finish()?;
-    Ok(client.outcome)
+    Load::open(spec.clone())?.window(mark)
 }
 
 /// Runs a load of which every request is to succeed, and gives their number.
@@ -214,14 +216,17 @@ pub fn answered(spec: &Spec) -> io::Result<u64> {
     Ok(outcome.requests)
 }
 
-impl<'a> Client<'a> {
-    fn new(spec: &'a Spec) -> io::Result<Self> {
+impl Load {
+    /// Opens the connections.
+    ///
+    /// # Errors
+    /// Where there is no epoll or timer to be had.
+    pub fn open(spec: Spec) -> io::Result<Self> {
         let (epoll, timer) = (Epoll::new()?, Timer::new()?);
         epoll.add(&timer, TIMER, sys::IN)?;
         let variants = spec.variants.max(1);
         let request_bytes = spec.request(0).len();
         let ring = variants * spec.pipeline.max(1).div_ceil(variants);
-        let begin = Instant::now() + spec.warmup;
         // Neighbours begin far apart, so that at any time all parts of the ring are asked for.
         let connection = |i: usize| Connection {
             stream: None,
@@ -231,8 +236,8 @@ impl<'a> Client<'a> {
             unsent: 0,
             wants_out: false,
         };
-        Ok(Self {
-            spec,
+        let now = Instant::now();
+        let mut load = Self {
             epoll,
             timer,
             connections: (0..spec.connections.max(1)).map(connection).collect(),
@@ -241,20 +246,36 @@ impl<'a> Client<'a> {
             request_bytes,
             requests: (0..ring).flat_map(|n| spec.request(n % variants * spec.stride)).collect(),
             scratch: vec![0; READ_BYTES],
-            begin,
-            end: begin + spec.duration,
+            begin: now,
+            end: now,
             measuring: false,
             next_due: 0,
-            outcome: Outcome {
-                requests: 0,
-                errors: Errors::default(),
-                reopened: 0,
-                body_bytes: 0,
-                elapsed: spec.duration,
-                service: stats::histogram(),
-                scheduled: spec.rate.map(|_| stats::histogram()),
-            },
-        })
+            outcome: Outcome::none_yet(&spec),
+            spec,
+        };
+        (0..load.connections.len()).for_each(|i| load.connect(i));
+        Ok(load)
+    }
+
+    /// Runs the load through the warm-up and the measured window, and calls `mark` at both edges of the latter. In the warm-up it
+    /// reads what came since the window before.
+    ///
+    /// # Errors
+    /// Where epoll or timers fail. What the peer does wrong is counted in the outcome.
+    pub fn window(&mut self, mark: &mut dyn FnMut(Mark)) -> io::Result<Outcome> {
+        self.begin = Instant::now() + self.spec.warmup;
+        self.end = self.begin + self.spec.duration;
+        self.next_due = 0;
+        self.turns_until(self.begin)?;
+        mark(Mark::Begin);
+        let began = Instant::now();
+        self.measuring = true;
+        self.turns_until(self.end)?;
+        self.measuring = false;
+        self.outcome.elapsed = began.elapsed();
+        mark(Mark::End);
+        self.finish()?;
+        Ok(std::mem::replace(&mut self.outcome, Outcome::none_yet(&self.spec)))
     }
 
     fn turns_until(&mut self, until: Instant) -> io::Result<()> {
@@ -266,7 +287,7 @@ impl<'a> Client<'a> {
             self.dispatch(now)?;
             while self.broken.front().is_some_and(|(at, _)| *at <= now) {
                 if let Some((_, i)) = self.broken.pop_front() {
-                    self.open(i);
+                    self.connect(i);
                 }
             }
             let nap = (until - now).min(RETRY);
@@ -299,7 +320,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    fn open(&mut self, i: usize) {
+    fn connect(&mut self, i: usize) {
         let now = Instant::now();
         let stream = match sys::connect(self.spec.target) {
             Ok(stream) => stream,
@@ -417,7 +438,7 @@ impl<'a> Client<'a> {
                 self.outcome.errors.broken += self.connections[i].under_way.len() as u64;
             }
             self.connections[i].stream = None;
-            self.open(i);
+            self.connect(i);
         } else if self.spec.rate.is_some() {
             self.idle.push_back(i);
         } else {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::compare::{Row, Run, Sample, Table};
 use crate::peers::{FLOOR, REFERENCE, Role};
-use crate::stats::{Summary, Verdict, judge, paired};
+use crate::stats::{Summary, Verdict, judge, mean, paired};
 
 /// Ringway at 64 connections to nginx, CPU per request (the first goal; design.md §6 says how it is judged).
 const GOAL: f64 = 0.9;
@@ -23,10 +23,9 @@ pub fn markdown(run: &Run) -> String {
         out,
         "# Side by side, {}\n\nLinux {}, {} x {}, TCP congestion control {}; {:.1} % of CPU time stolen by other guests. {}\n\n\
          One worker each, pinned to CPU {}; backend and load on CPU {}; loopback. Rounds of {} s, interleaved, order drawn \
-         anew; peers started afresh \
-         each round. Access log {}, forwarded headers {}, {} route(s). CPU is that of the whole process tree. Medians, with \
-         the extremes in brackets; ratios are \
-         medians of same-round ratios.\n\n",
+         anew; {}. Access log {}, forwarded headers {}, {} route(s). CPU is that of the whole process tree. Medians, with the \
+         extremes in brackets; ratios are medians of same-round ratios, behind their extremes the geometric mean with its \
+         standard error.\n\n",
         run.date,
         host("kernel"),
         run.host["cpus"],
@@ -37,6 +36,7 @@ pub fn markdown(run: &Run) -> String {
         run.terms.cpu,
         run.terms.load_cpu,
         run.seconds,
+        if run.steady { "peers and their connections stay, loads take turns" } else { "peers started afresh each round" },
         if run.terms.access_log { "on for all (tmpfs)" } else { "off for all" },
         if run.terms.forwarded { "set by all" } else { "set by Ringway only" },
         run.terms.routes + 1,
@@ -127,6 +127,7 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
             let _ = writeln!(out, "{text}\n");
         }
     }
+    write_before(out, table);
     write_added(out, table);
     for row in &table.rows {
         let inside = |i: usize| Summary::of(row.rounds.iter().flatten().filter_map(|s| s.inside).map(|inside| inside[i]));
@@ -147,6 +148,22 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
         }
     }
     out.push('\n');
+}
+
+/// Ringway beside what it was.
+fn write_before(out: &mut String, table: &Table) {
+    for (now, before) in [("ringway", "before"), ("ringway-epoll", "before-epoll")] {
+        let Some((now, before)) = self::row(table, now).zip(self::row(table, before)) else { continue };
+        let to = |figure: fn(&Sample) -> f64| ratio(&now.figures(figure), &before.figures(figure));
+        let _ = writeln!(out, "- {} to {}: {}, user {}", now.name, before.name, to(|s| s.cpu[0]), to(|s| s.cpu[1]));
+    }
+}
+
+/// The median of same-round ratios; in brackets their extremes, and their geometric mean with its error.
+fn ratio(ours: &[Option<f64>], theirs: &[Option<f64>]) -> String {
+    let Some(all) = paired(ours, theirs) else { return "–".into() };
+    let mean = mean(ours, theirs).map_or(String::new(), |(mean, error)| format!("; {mean:.3} ± {error:.3}"));
+    format!("{:.2} ({:.2}–{:.2}{mean})", all.median, all.min, all.max)
 }
 
 /// What each proxy adds to the direct path's mean latency, in the open loop.
@@ -175,18 +192,19 @@ fn write_row(out: &mut String, row: &Row, table: &Table) {
         |figure: &dyn Fn(&Sample) -> f64, digits: usize| wide(figure).map_or("–".into(), |s| format!("{:.digits$}", s.median));
     let to = |name: &str, figure: &dyn Fn(&Sample) -> f64| {
         let other = self::row(table, name).filter(|_| row.role != Role::Direct)?;
-        paired(&row.figures(figure), &other.figures(figure))
+        Some((row.figures(figure), other.figures(figure)))
     };
-    let ratio = |r: Option<Summary>| r.map_or("–".into(), |r| format!("{:.2} ({:.2}–{:.2})", r.median, r.min, r.max));
+    let cpu_to = |name: &str| to(name, &|s| s.cpu[0]).map_or("–".into(), |(ours, theirs)| ratio(&ours, &theirs));
+    let user = to(REFERENCE, &|s| s.cpu[1]).and_then(|(ours, theirs)| paired(&ours, &theirs));
     let all = wide(&|s| s.cpu[0]).map_or("–".into(), |s| format!("**{:.1}** ({:.1}–{:.1})", s.median, s.min, s.max));
     let _ = write!(
         out,
         "| {name} | {measured} | {all} | {} | {} | {} | {} | {} | {} % | {} | {} | {} | {} |",
         median(&|s| s.cpu[1], 2),
         median(&|s| s.cpu[2], 1),
-        ratio(to(REFERENCE, &|s| s.cpu[0])),
-        to(REFERENCE, &|s| s.cpu[1]).map_or("–".into(), |r| format!("{:.2}", r.median)),
-        ratio(to(FLOOR, &|s| s.cpu[0])),
+        cpu_to(REFERENCE),
+        user.map_or("–".into(), |r| format!("{:.2}", r.median)),
+        cpu_to(FLOOR),
         median(&|s| s.busy * 100.0, 0),
         median(&|s| s.rate, 0),
         median(&|s| s.mean, 0),
@@ -256,6 +274,7 @@ pub fn json(run: &Run) -> Value {
         "proxy_cpu": run.terms.cpu,
         "load_cpu": run.terms.load_cpu,
         "seconds": run.seconds,
+        "steady": run.steady,
         "peers": peers,
         "left_out": run.left_out,
         "not_on_these_terms": run.faults,
@@ -271,8 +290,10 @@ fn table_json(table: &Table) -> Value {
         .iter()
         .map(|r| {
             let ratio = |name, figure: fn(&Sample) -> f64| {
-                let ratio = paired(&r.figures(figure), &row(table, name)?.figures(figure))?;
-                Some(json!({"median": ratio.median, "min": ratio.min, "max": ratio.max, "rounds": ratio.rounds}))
+                let (ours, theirs) = (r.figures(figure), row(table, name)?.figures(figure));
+                let (ratio, mean) = (paired(&ours, &theirs)?, mean(&ours, &theirs));
+                Some(json!({"median": ratio.median, "min": ratio.min, "max": ratio.max, "rounds": ratio.rounds,
+                    "mean": mean.map(|m| m.0), "error": mean.map(|m| m.1)}))
             };
             let syscalls = r
                 .syscalls

@@ -43,6 +43,16 @@ pub fn paired(ours: &[Option<f64>], theirs: &[Option<f64>]) -> Option<Summary> {
     }))
 }
 
+/// The geometric mean of the same ratios with its standard error: what many rounds say together. `None` for fewer than two.
+pub fn mean(ours: &[Option<f64>], theirs: &[Option<f64>]) -> Option<(f64, f64)> {
+    let both = ours.iter().zip(theirs).filter_map(|(a, b)| Some(((*a)? / (*b)?).ln()));
+    let logs: Vec<f64> = both.filter(|log| log.is_finite()).collect();
+    let count = logs.len() as f64;
+    let mean = logs.iter().sum::<f64>() / count;
+    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (logs.len() > 1).then(|| (mean.exp(), mean.exp() * (variance / count).sqrt()))
+}
+
 /// What a ratio over rounds says about a goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -110,6 +120,10 @@ mod tests {
         let theirs = [Some(2.0), Some(5.0), Some(4.0), Some(0.0)];
         let ratio = paired(&ours, &theirs).unwrap();
         assert_eq!((ratio.rounds, ratio.median), (2, 0.625));
+        let (mean, error) = mean(&ours, &theirs).unwrap();
+        assert!((mean - 0.375_f64.sqrt()).abs() < 1e-9, "{mean}"); // of 1/2 and 3/4
+        assert!((error - mean * 1.5_f64.ln() / 2.0).abs() < 1e-9, "{error}");
+        assert_eq!(super::mean(&ours[..2], &theirs[..2]), None);
     }
 
     #[test]

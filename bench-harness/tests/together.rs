@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bench_harness::load::{self, Errors, Spec};
+use bench_harness::load::{self, Errors, Load, Mark, Spec};
 use bench_harness::{backend, floor, floor_ring, sys};
 
 struct Stage {
@@ -69,6 +69,23 @@ fn every_mode_is_answered_without_an_error() {
             assert!(outcome.requests > 10, "{name} at {target}: {} requests", outcome.requests);
             assert_eq!((outcome.errors, outcome.reopened), (Errors::default(), 0), "{name}");
             assert_eq!(outcome.service.len(), outcome.requests, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_load_waits_between_its_windows_with_its_connections() {
+    let stage = Stage::new();
+    let open = Spec { rate: Some(500.0), ..short(stage.direct, "/", 13) };
+    for spec in [short(stage.floors[0], "/", 13), Spec { pipeline: 8, ..short(stage.direct, "/bytes/100", 100) }, open] {
+        let mut load = Load::open(spec.clone()).unwrap();
+        for window in 0..3 {
+            let mut marks = Vec::new();
+            let outcome = load.window(&mut |mark| marks.push(mark)).unwrap();
+            assert_eq!(marks, [Mark::Begin, Mark::End]);
+            assert!(outcome.requests > 10, "window {window} of {spec:?}: {} requests", outcome.requests);
+            assert_eq!((outcome.errors, outcome.reopened), (Errors::default(), 0), "window {window} of {spec:?}");
+            assert_eq!(outcome.service.len(), outcome.requests, "window {window} of {spec:?}");
         }
     }
 }

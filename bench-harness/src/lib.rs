@@ -1,9 +1,8 @@
 //! The side by side runner: its backend, floor and load generator, and what starts, measures and compares the peers.
 //!
-//! Top to bottom: `compare` (with `rounds`), `gate` and `smoke` are what a user runs; `peers` writes each proxy's configuration and starts it;
-//! `load` drives
-//! requests through it; `audit` sees that it kept the terms; `meter`, `procfs` and `syscalls` measure what it cost; `stats` and
-//! `report` say what that means. `sys` and `ring` hold every `unsafe`.
+//! Top to bottom: `compare` (with `rounds`), `gate` and `smoke` are what a user runs; `peers` writes each proxy's configuration
+//! and starts it; `load` drives requests through it; `audit` sees that it kept the terms; `meter`, `procfs` and `syscalls`
+//! measure what it cost; `stats` and `report` say what that means. `sys` and `ring` hold every `unsafe`.
 // In a test a failed unwrap is the report.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

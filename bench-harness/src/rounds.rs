@@ -1,9 +1,9 @@
-//! The interleaved rounds of a comparison: in each, every load runs through all peers one after the other, in an order drawn anew;
-//! so a ratio is always between figures a few seconds apart.
+//! The interleaved rounds of a comparison: in each, every load runs through all peers one after the other, in an order drawn
+//! anew; so a ratio is always between figures a few seconds apart.
 //!
-//! There are two ways. Either each round starts every peer afresh, so that what differs from start to start is part of the spread.
-//! Or the peers run on, each with its connections, and the loads take turns (`--steady`): rounds of a fraction of a second are
-//! enough then, and a host that drifts from second to second has less time to do so.
+//! There are two ways. Either each round starts every peer afresh, so that what differs from start to start is part of the
+//! spread. Or the peers run on, each with its connections, and the loads take turns (`--steady`): rounds of a fraction of a
+//! second are enough then, and a host that drifts from second to second has less time to do so.
 
 use std::io;
 use std::time::Duration;

@@ -4,7 +4,11 @@ use std::os::unix::io::{AsRawFd, FromRawFd, RawFd};
 use std::os::windows::io::{
     AsRawHandle, AsRawSocket, FromRawSocket, OwnedSocket, RawHandle, RawSocket,
 };
-use std::{cell::UnsafeCell, io, rc::Rc};
+use std::{
+    cell::{Cell, UnsafeCell},
+    io,
+    rc::Rc,
+};
 
 #[cfg(windows)]
 use super::legacy::iocp::SocketState as RawFd;
@@ -24,7 +28,21 @@ struct Inner {
 
     // Waker to notify when the close operation completes.
     state: UnsafeCell<State>,
+
+    // Ringway: how operations name it.
+    named: Cell<Named>,
 }
+
+/// Ringway: by its slot in the ring's table (`uring/files.rs`), or by its descriptor.
+#[derive(Clone, Copy)]
+enum Named {
+    /// It has sent so often.
+    Descriptor(u32),
+    Slot(u32),
+}
+
+/// Ringway: from so many sends on a socket is worth the two calls that a slot costs.
+const SENDS: u32 = 8;
 
 enum State {
     #[cfg(all(target_os = "linux", feature = "iouring"))]
@@ -46,11 +64,61 @@ impl SharedFd {
         crate::task::near::bring_at(at, bytes);
     }
 
+    /// Ringway: it is about to send.
+    #[inline]
+    pub(crate) fn note_send(&self) {
+        match self.inner.named.get() {
+            Named::Descriptor(sends) if sends < SENDS => self.inner.named.set(Named::Descriptor(sends + 1)),
+            Named::Descriptor(SENDS) => self.inner.enter(),
+            _ => {}
+        }
+    }
+
+    /// Ringway: its slot in the ring's table.
+    #[inline]
+    pub(crate) fn slot(&self) -> Option<u32> {
+        match self.inner.named.get() {
+            Named::Slot(slot) => Some(slot),
+            Named::Descriptor(_) => None,
+        }
+    }
+
     // With the counts of its holders, which lie in front.
     fn lies(&self) -> (*const u8, usize) {
         let counts = 2 * size_of::<usize>();
         let at = Rc::as_ptr(&self.inner).cast::<u8>();
         (at.wrapping_sub(counts), counts + size_of::<Inner>())
+    }
+}
+
+impl Inner {
+    /// Ringway: takes a slot; where there is none, it does not ask again.
+    #[cold]
+    fn enter(&self) {
+        self.named.set(Named::Descriptor(SENDS + 1));
+        #[cfg(all(target_os = "linux", feature = "iouring"))]
+        CURRENT.with(|inner| {
+            if let super::Inner::Uring(driver) = inner {
+                if let Some(slot) = super::UringInner::enter_file(driver, self.fd) {
+                    self.named.set(Named::Slot(slot));
+                }
+            }
+        });
+    }
+
+    /// Ringway: gives the slot back; nothing is under way.
+    #[inline]
+    fn leave(&self) {
+        if let Named::Slot(slot) = self.named.replace(Named::Descriptor(0)) {
+            #[cfg(all(target_os = "linux", feature = "iouring"))]
+            if CURRENT.is_set() {
+                CURRENT.with(|inner| {
+                    if let super::Inner::Uring(driver) = inner {
+                        super::UringInner::leave_file(driver, slot);
+                    }
+                });
+            }
+        }
     }
 }
 
@@ -256,6 +324,7 @@ impl SharedFd {
             inner: Rc::new(Inner {
                 fd,
                 state: UnsafeCell::new(state),
+                named: Cell::new(Named::Descriptor(0)),
             }),
         })
     }
@@ -281,6 +350,7 @@ impl SharedFd {
             inner: Rc::new(Inner {
                 fd,
                 state: UnsafeCell::new(state),
+                named: Cell::new(Named::Descriptor(0)),
             }),
         })
     }
@@ -306,6 +376,7 @@ impl SharedFd {
             inner: Rc::new(Inner {
                 fd,
                 state: UnsafeCell::new(state),
+                named: Cell::new(Named::Descriptor(0)),
             }),
         }
     }
@@ -321,6 +392,7 @@ impl SharedFd {
             inner: Rc::new(Inner {
                 fd: RawFd::new(fd),
                 state: UnsafeCell::new(state),
+                named: Cell::new(Named::Descriptor(0)),
             }),
         }
     }
@@ -351,6 +423,7 @@ impl SharedFd {
         let fd = self.inner.fd;
         match Rc::try_unwrap(self.inner) {
             Ok(inner) => {
+                inner.leave();
                 // Only drop Inner's state, skip its drop impl.
                 let mut inner_skip_drop = ManuallyDrop::new(inner);
                 #[allow(invalid_value)]
@@ -457,6 +530,7 @@ impl SharedFd {
             #[allow(irrefutable_let_patterns)]
             if let State::Uring(uring_state) = unsafe { &mut *this.inner.state.get() } {
                 if Rc::get_mut(&mut this.inner).is_some() {
+                    this.inner.leave();
                     *uring_state = match super::op::Op::close(fd) {
                         Ok(op) => UringState::Closing(op),
                         Err(_) => {
@@ -544,6 +618,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let fd = self.fd;
+        self.leave();
         let state = unsafe { &mut *self.state.get() };
         #[allow(unreachable_patterns)]
         match state {

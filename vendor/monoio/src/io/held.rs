@@ -67,6 +67,7 @@ impl Socket {
     /// Begins to send; `quiet` where nobody waits for its end.
     #[inline]
     pub fn transmit<T: IoBuf>(&self, buffer: T, quiet: bool) -> io::Result<Transmit<T>> {
+        self.0.note_send();
         Op::send_held(self.0.clone(), buffer, quiet).map(Transmit)
     }
 

@@ -96,12 +96,11 @@ impl<T: IoBufMut> OpAble for Recv<T> {
 
     #[cfg(all(target_os = "linux", feature = "iouring"))]
     fn uring_op(&mut self) -> io_uring::squeue::Entry {
-        opcode::Recv::new(
-            types::Fd(self.fd.raw_fd()),
-            self.buf.write_ptr(),
-            self.buf.bytes_total() as _,
-        )
-        .build()
+        let (at, bytes) = (self.buf.write_ptr(), self.buf.bytes_total() as u32);
+        match self.fd.slot() {
+            Some(slot) => opcode::Recv::new(types::Fixed(slot), at, bytes).build(),
+            None => opcode::Recv::new(types::Fd(self.fd.raw_fd()), at, bytes).build(),
+        }
     }
 
     #[cfg(any(feature = "legacy", feature = "poll-io"))]

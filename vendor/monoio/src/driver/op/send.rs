@@ -89,13 +89,12 @@ impl<T: IoBuf> OpAble for Send<T> {
         #[allow(deprecated)]
         let flags = libc::MSG_NOSIGNAL as libc::c_int;
 
-        opcode::Send::new(
-            types::Fd(self.fd.raw_fd()),
-            self.buf.read_ptr(),
-            self.buf.bytes_init() as _,
-        )
-        .flags(flags)
-        .build()
+        let (at, bytes) = (self.buf.read_ptr(), self.buf.bytes_init() as u32);
+        let op = match self.fd.slot() {
+            Some(slot) => opcode::Send::new(types::Fixed(slot), at, bytes),
+            None => opcode::Send::new(types::Fd(self.fd.raw_fd()), at, bytes),
+        };
+        op.flags(flags).build()
     }
 
     #[cfg(any(feature = "legacy", feature = "poll-io"))]

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::utils::slab::Slab;
 
+mod files;
 mod later;
 mod lifecycle;
 #[cfg(feature = "sync")]
@@ -133,6 +134,9 @@ pub(crate) struct UringInner {
 
     // Ringway: receives that are not submitted yet
     later: later::Later,
+
+    // Ringway: the table of descriptors
+    files: files::Files,
 }
 
 // When dropping the driver, all in-flight operations must have completed. This
@@ -167,6 +171,7 @@ impl IoUringDriver {
             waited: false,
             wary: 0,
             later: Default::default(),
+            files: Default::default(),
             uring,
         }));
 
@@ -206,6 +211,7 @@ impl IoUringDriver {
             waited: false,
             wary: 0,
             later: Default::default(),
+            files: Default::default(),
             uring,
             shared_waker: std::sync::Arc::new(waker::EventWaker::new(waker)),
             eventfd_installed: false,

@@ -265,7 +265,7 @@ impl Load {
     pub fn window(&mut self, mark: &mut dyn FnMut(Mark)) -> io::Result<Outcome> {
         self.begin = Instant::now() + self.spec.warmup;
         self.end = self.begin + self.spec.duration;
-        self.next_due = 0;
+        (self.next_due, self.measuring) = (0, false);
         self.turns_until(self.begin)?;
         mark(Mark::Begin);
         let began = Instant::now();
@@ -302,13 +302,7 @@ impl Load {
 
     /// Open loop: sends what is due while connections are free, and sets the timer for what comes next.
     fn dispatch(&mut self, now: Instant) -> io::Result<()> {
-        let Some(rate) = self.spec.rate else { return Ok(()) };
-        let first = self.begin - self.spec.warmup;
-        while !self.idle.is_empty() {
-            let due = first + Duration::from_secs_f64(self.next_due as f64 / rate);
-            if due >= self.end {
-                return Ok(());
-            }
+        while let Some(due) = self.due(self.next_due).filter(|_| !self.idle.is_empty()) {
             if due > now {
                 return self.timer.arm(due - now);
             }
@@ -318,6 +312,13 @@ impl Load {
             }
         }
         Ok(())
+    }
+
+    /// The open loop's intended time of a request; none behind the window's end.
+    fn due(&self, number: u64) -> Option<Instant> {
+        let first = self.begin - self.spec.warmup;
+        let due = first + Duration::from_secs_f64(number as f64 / self.spec.rate?);
+        (due < self.end).then_some(due)
     }
 
     fn connect(&mut self, i: usize) {
@@ -478,29 +479,41 @@ impl Load {
 
     /// After the window: the open loop still waits for what was due; whatever stays unanswered for too long is an error.
     fn finish(&mut self) -> io::Result<()> {
-        let Some(rate) = self.spec.rate else {
-            let late = |(sent, _): &(Instant, Instant)| sent.elapsed() > GRACE;
-            self.outcome.errors.timeout += self.connections.iter().flat_map(|c| &c.under_way).filter(|t| late(t)).count() as u64;
+        if self.spec.rate.is_none() {
+            self.give_up(|sent| sent.elapsed() > GRACE);
             return Ok(());
-        };
-        let due = ((self.spec.warmup + self.spec.duration).as_secs_f64() * rate).ceil() as u64;
+        }
         let give_up = Instant::now() + GRACE;
         while Instant::now() < give_up && !sys::stopped() {
-            if self.next_due >= due && self.connections.iter().all(|c| c.under_way.is_empty()) {
+            if self.due(self.next_due).is_none() && self.connections.iter().all(|c| c.under_way.is_empty()) {
                 return Ok(());
             }
             self.turns_until(give_up.min(Instant::now() + RETRY))?;
         }
         let now = Instant::now();
-        let mut left: Vec<Instant> = self.connections.iter().flat_map(|c| &c.under_way).map(|(_, intended)| *intended).collect();
-        let first = self.begin - self.spec.warmup;
-        left.extend((self.next_due..due).map(|n| first + Duration::from_secs_f64(n as f64 / rate)));
-        for intended in left {
-            self.outcome.errors.timeout += 1;
-            if let Some(scheduled) = &mut self.outcome.scheduled {
+        let under_way = self.connections.iter().flat_map(|c| &c.under_way).map(|(_, intended)| *intended);
+        let unsent: Vec<Instant> = (self.next_due..).map_while(|number| self.due(number)).collect();
+        if let Some(scheduled) = &mut self.outcome.scheduled {
+            for intended in under_way.chain(unsent.iter().copied()) {
                 scheduled.saturating_record(now.saturating_duration_since(intended).as_nanos() as u64);
             }
         }
+        self.outcome.errors.timeout += unsent.len() as u64;
+        self.give_up(|_| true);
         Ok(())
+    }
+
+    /// Counts the requests that are late by when they were sent, and gives up their connections: the next window has others.
+    fn give_up(&mut self, late: impl Fn(Instant) -> bool) {
+        for (i, connection) in self.connections.iter_mut().enumerate() {
+            let count = connection.under_way.iter().filter(|(sent, _)| late(*sent)).count();
+            if count > 0 {
+                self.outcome.errors.timeout += count as u64;
+                connection.under_way.clear();
+                connection.stream = None;
+                self.idle.retain(|idle| *idle != i);
+                self.broken.push_back((Instant::now() + RETRY, i));
+            }
+        }
     }
 }

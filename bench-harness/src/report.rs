@@ -25,7 +25,7 @@ pub fn markdown(run: &Run) -> String {
          One worker each, pinned to CPU {}; backend and load on CPU {}; loopback. Rounds of {} s, interleaved, order drawn \
          anew; {}. Access log {}, forwarded headers {}, {} route(s). CPU is that of the whole process tree. Medians, with the \
          extremes in brackets; ratios are medians of same-round ratios, behind their extremes the geometric mean with its \
-         standard error.\n\n",
+         standard error; those of user time are ratios of sums.\n\n",
         run.date,
         host("kernel"),
         run.host["cpus"],
@@ -98,7 +98,7 @@ pub fn floor_spread(run: &Run) -> Option<f64> {
 fn noise_note(run: &Run) -> String {
     match floor_spread(run) {
         None => "The floor was not measured, so nothing says how noisy the machine was.".into(),
-        Some(spread) if spread > run.noise_bound => format!(
+        Some(spread) if spread > run.noise_bound && !run.steady => format!(
             "**Too noisy for a close verdict**: the floor itself wandered by {:.0} % (bound {:.0} %).",
             spread * 100.0,
             run.noise_bound * 100.0
@@ -154,9 +154,16 @@ fn write_table(out: &mut String, table: &Table, run: &Run) {
 fn write_before(out: &mut String, table: &Table) {
     for (now, before) in [("ringway", "before"), ("ringway-epoll", "before-epoll")] {
         let Some((now, before)) = self::row(table, now).zip(self::row(table, before)) else { continue };
-        let to = |figure: fn(&Sample) -> f64| ratio(&now.figures(figure), &before.figures(figure));
-        let _ = writeln!(out, "- {} to {}: {}, user {}", now.name, before.name, to(|s| s.cpu[0]), to(|s| s.cpu[1]));
+        let user = user_to(now, before).map_or("–".into(), |ratio| format!("{ratio:.2}"));
+        let _ = writeln!(out, "- {} to {}: {}, user {user}", now.name, before.name, ratio(&cpu(now), &cpu(before)));
     }
+}
+
+/// User time, of the sums of all rounds that both have: the kernel tells it in ticks, of which a short round has few.
+fn user_to(ours: &Row, theirs: &Row) -> Option<f64> {
+    let both = ours.rounds.iter().zip(&theirs.rounds).filter_map(|(a, b)| Some((a.as_ref()?.cpu[1], b.as_ref()?.cpu[1])));
+    let (ours, theirs) = both.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+    (theirs > 0.0).then(|| ours / theirs)
 }
 
 /// The median of same-round ratios; in brackets their extremes, and their geometric mean with its error.
@@ -190,12 +197,11 @@ fn write_row(out: &mut String, row: &Row, table: &Table) {
     let wide = |figure: &dyn Fn(&Sample) -> f64| Summary::of(row.figures(figure).into_iter().flatten());
     let median =
         |figure: &dyn Fn(&Sample) -> f64, digits: usize| wide(figure).map_or("–".into(), |s| format!("{:.digits$}", s.median));
-    let to = |name: &str, figure: &dyn Fn(&Sample) -> f64| {
-        let other = self::row(table, name).filter(|_| row.role != Role::Direct)?;
-        Some((row.figures(figure), other.figures(figure)))
+    let cpu_to = |name: &str| {
+        let other = self::row(table, name).filter(|_| row.role != Role::Direct);
+        other.map_or("–".into(), |other| ratio(&cpu(row), &cpu(other)))
     };
-    let cpu_to = |name: &str| to(name, &|s| s.cpu[0]).map_or("–".into(), |(ours, theirs)| ratio(&ours, &theirs));
-    let user = to(REFERENCE, &|s| s.cpu[1]).and_then(|(ours, theirs)| paired(&ours, &theirs));
+    let user = self::row(table, REFERENCE).filter(|_| row.role != Role::Direct).and_then(|nginx| user_to(row, nginx));
     let all = wide(&|s| s.cpu[0]).map_or("–".into(), |s| format!("**{:.1}** ({:.1}–{:.1})", s.median, s.min, s.max));
     let _ = write!(
         out,
@@ -203,7 +209,7 @@ fn write_row(out: &mut String, row: &Row, table: &Table) {
         median(&|s| s.cpu[1], 2),
         median(&|s| s.cpu[2], 1),
         cpu_to(REFERENCE),
-        user.map_or("–".into(), |r| format!("{:.2}", r.median)),
+        user.map_or("–".into(), |ratio| format!("{ratio:.2}")),
         cpu_to(FLOOR),
         median(&|s| s.busy * 100.0, 0),
         median(&|s| s.rate, 0),
@@ -220,8 +226,8 @@ fn write_row(out: &mut String, row: &Row, table: &Table) {
 }
 
 fn verdict(row: &Row, table: &Table, run: &Run) -> Option<String> {
-    if table.workload.name != "c64" {
-        return None;
+    if table.workload.name != "c64" || run.steady {
+        return None; // the bound of the floor's spread is one for long rounds
     }
     let (nginx, floor) = (self::row(table, REFERENCE)?, self::row(table, FLOOR));
     let noisy = floor_spread(run).is_none_or(|spread| spread > run.noise_bound);

@@ -24,6 +24,9 @@ use crate::{stats, sys};
 /// # Errors
 /// Where a peer does not come up, or a signal says to stop.
 pub fn run(found: &[Peer], tables: &mut [Table], terms: &Terms, backend: u32, args: &CompareArgs) -> io::Result<Vec<String>> {
+    if args.steady && args.warmup <= 0.0 {
+        return Err(io::Error::other("--steady needs a --warmup: in it the loads read what came while they waited"));
+    }
     let mut rounds = Rounds { order: Shuffle(args.seed.unwrap_or_else(|| u64::from(std::process::id()))), backend, args };
     let mut running = start_all(found, terms)?;
     let faults = audit::audit(&running);
@@ -79,7 +82,7 @@ impl Rounds<'_> {
         Spec { warmup: Duration::from_secs_f64(self.args.warmup), ..spec }
     }
 
-    /// Measures one peer once and enters it; `None` where more than one request in a thousand failed, or no CPU time was seen.
+    /// Measures one peer once and enters what came of it.
     fn sample(
         &self,
         round: usize,
@@ -101,6 +104,7 @@ fn runs(workload: &Workload, peer: &Running) -> bool {
     peer.role != Role::Floor || workload.has_floor()
 }
 
+/// `None` where more than one request in a thousand failed, or no CPU time was seen.
 fn sample(
     workload: &Workload,
     peer: &Running,

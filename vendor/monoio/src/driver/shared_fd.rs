@@ -31,6 +31,10 @@ struct Inner {
 
     // Ringway: how operations name it.
     named: Cell<Named>,
+
+    // Ringway: whose slot it is.
+    #[cfg(all(target_os = "linux", feature = "iouring"))]
+    ring: Cell<std::rc::Weak<UnsafeCell<super::UringInner>>>,
 }
 
 /// Ringway: by its slot in the ring's table (`uring/files.rs`), or by its descriptor.
@@ -101,23 +105,22 @@ impl Inner {
             if let super::Inner::Uring(driver) = inner {
                 if let Some(slot) = super::UringInner::enter_file(driver, self.fd) {
                     self.named.set(Named::Slot(slot));
+                    self.ring.set(Rc::downgrade(driver));
                 }
             }
         });
     }
 
-    /// Ringway: gives the slot back; nothing is under way.
+    /// Ringway: gives the slot back, unless its ring is gone; nothing is under way.
     #[inline]
     fn leave(&self) {
         if let Named::Slot(slot) = self.named.replace(Named::Descriptor(0)) {
             #[cfg(all(target_os = "linux", feature = "iouring"))]
-            if CURRENT.is_set() {
-                CURRENT.with(|inner| {
-                    if let super::Inner::Uring(driver) = inner {
-                        super::UringInner::leave_file(driver, slot);
-                    }
-                });
+            if let Some(ring) = self.ring.take().upgrade() {
+                super::UringInner::leave_file(&ring, slot);
             }
+            #[cfg(not(all(target_os = "linux", feature = "iouring")))]
+            let _ = slot;
         }
     }
 }
@@ -325,6 +328,8 @@ impl SharedFd {
                 fd,
                 state: UnsafeCell::new(state),
                 named: Cell::new(Named::Descriptor(0)),
+                #[cfg(all(target_os = "linux", feature = "iouring"))]
+                ring: Cell::default(),
             }),
         })
     }
@@ -351,6 +356,8 @@ impl SharedFd {
                 fd,
                 state: UnsafeCell::new(state),
                 named: Cell::new(Named::Descriptor(0)),
+                #[cfg(all(target_os = "linux", feature = "iouring"))]
+                ring: Cell::default(),
             }),
         })
     }
@@ -377,6 +384,8 @@ impl SharedFd {
                 fd,
                 state: UnsafeCell::new(state),
                 named: Cell::new(Named::Descriptor(0)),
+                #[cfg(all(target_os = "linux", feature = "iouring"))]
+                ring: Cell::default(),
             }),
         }
     }
@@ -393,6 +402,8 @@ impl SharedFd {
                 fd: RawFd::new(fd),
                 state: UnsafeCell::new(state),
                 named: Cell::new(Named::Descriptor(0)),
+                #[cfg(all(target_os = "linux", feature = "iouring"))]
+                ring: Cell::default(),
             }),
         }
     }

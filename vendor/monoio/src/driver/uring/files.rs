@@ -1,9 +1,9 @@
 //! Ringway: the ring's own table of descriptors. A socket that has shown that it stays is entered, and its operations name its slot:
 //! the kernel need not look the descriptor up then, nor count them among the holders of the file.
 //!
-//! A slot belongs to one `Inner` (`driver/shared_fd.rs`), until that is dropped or gives its descriptor away; every operation holds
-//! its `Inner`, so none is under way by then. What stays in the table stays open, whoever closes the descriptor: so a slot is
-//! emptied before.
+//! A slot belongs to one `Inner` (`driver/shared_fd.rs`), until that is dropped or gives its descriptor away; every operation that
+//! names it holds its `Inner`, so none is under way by then. What stays in the table stays open, whoever closes the descriptor: so
+//! a slot is emptied before.
 //!
 //! Before Linux 6.13 a slot that was emptied kept its file until every operation that had begun earlier was over, those on other
 //! sockets too: an idle connection would have kept others from being closed. So it takes a kernel that is newer for certain.
@@ -14,7 +14,7 @@ use io_uring::Probe;
 
 use super::UringInner;
 
-/// Slots of a ring, 8 bytes each in the kernel. Sockets beyond are named by their descriptor.
+/// Slots of a ring, 8 bytes each in the kernel and a little more where taken. Sockets beyond are named by their descriptor.
 const SLOTS: u32 = 16 * 1024;
 /// IORING_OP_EPOLL_WAIT, which came with Linux 6.15.
 const NEWER: u8 = 59;
@@ -55,7 +55,8 @@ impl UringInner {
 
     /// Empties a slot.
     pub(crate) fn leave_file(this: &Rc<UnsafeCell<UringInner>>, slot: u32) {
-        // SAFETY: nobody else holds the driver while an operation's owner runs.
+        // SAFETY: where this is called while a turn ends, because an operation ended whose owner is gone, that looks at completions
+        // and at the places of operations; neither is touched here.
         let inner = unsafe { &mut *this.get() };
         // A slot that can't be emptied, for which the kernel has no reason, is not given again.
         if inner.uring.submitter().register_files_update(slot, &[-1]).is_ok() {

@@ -24,7 +24,7 @@ pub(super) struct RecvAsk {
     pub(super) size: usize,
     /// Wait until there is something, and lend only then: no memory is pinned meanwhile, at the price of one operation.
     pub(super) gated: bool,
-    /// It may begin with the thread's next turn, where much is going on: what it waits for has come by then, as a rule.
+    /// It may begin some turns later, where much is going on: what it waits for has come by then, as a rule.
     pub(super) later: bool,
 }
 
@@ -62,7 +62,7 @@ impl Receiving {
         socket.receive(RecvBuf(chunk), later).map_or_else(Self::Failed, Self::Receives)
     }
 
-    /// Something is sent now that the receive in flight is to bring the answer of: it may begin with the next turn.
+    /// Something is sent now that the receive in flight is to bring the answer of: it may begin later.
     #[inline]
     pub(super) fn put_off(&self) {
         if let Self::Receives(receive) = self {
@@ -248,7 +248,7 @@ mod tests {
         });
     }
 
-    /// On the ring a receive begins a turn later where much is going on.
+    /// On the ring a receive begins later where much is going on.
     #[test]
     fn a_receive_that_waits_for_its_turn_can_be_called_back_and_dropped() {
         const PAIRS: usize = 32;

@@ -95,9 +95,10 @@ impl Stream {
         self.poll_recv_sized(cx, limits::CHUNK_SMALL_BYTES)
     }
 
-    /// The same into a chunk of `size` bytes, should a receive be started.
+    /// The same into a chunk of `size` bytes, should a receive be started. One into a large chunk does not wait on a busy thread:
+    /// a transfer is under way, whose next part is there already.
     pub fn poll_recv_sized(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<Chunk>> {
-        self.poll_recv_as(cx, RecvAsk { size, gated: false, later: true })
+        self.poll_recv_as(cx, RecvAsk { size, gated: false, later: size <= limits::CHUNK_SMALL_BYTES })
     }
 
     /// The same, lending memory only once there is something to read (one operation more).

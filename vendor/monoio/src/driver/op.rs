@@ -70,7 +70,7 @@ pub(crate) trait OpAble {
         false
     }
 
-    /// Ringway: for what begins with the turn's end only, whether it may begin a turn later still (`driver/uring/later.rs`).
+    /// Ringway: for what begins with the turn's end only, whether it may begin later still (`driver/uring/later.rs`).
     fn may_begin_later(&self) -> Option<bool> {
         None
     }
@@ -152,7 +152,7 @@ impl<T> Op<T> {
         }
     }
 
-    /// Ringway: lets it begin a turn later, if it has not begun.
+    /// Ringway: lets it begin later, if it has not begun.
     #[inline]
     pub(crate) fn put_off(&self) {
         #[cfg(all(target_os = "linux", feature = "iouring"))]

@@ -50,7 +50,7 @@ pub(crate) struct Recv<T> {
     /// Reference to the in-flight buffer.
     pub(crate) buf: T,
 
-    /// Ringway: it may begin a turn later.
+    /// Ringway: it may begin later.
     later: bool,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct RecvAsk {
     pub(super) size: usize,
     /// Wait until there is something, and lend only then: no memory is pinned meanwhile, at the price of one operation.
     pub(super) gated: bool,
-    /// It may begin some turns later, where much is going on: what it waits for has come by then, as a rule.
+    /// It may begin a turn later, where much is going on: what it waits for has come by then, as a rule.
     pub(super) later: bool,
 }
 

@@ -58,7 +58,7 @@ impl Socket {
         self.0.bring_near();
     }
 
-    /// Begins to receive; where `later`, some turns later on a thread that has enough to do.
+    /// Begins to receive; where `later`, in the next turn of a thread that has enough to do.
     #[inline]
     pub fn receive<T: IoBufMut>(&self, buffer: T, later: bool) -> io::Result<Receive<T>> {
         Op::recv_held(self.0.clone(), buffer, later).map(Receive)

@@ -1,8 +1,6 @@
-//! Ringway: receives that begin later than they were asked for, many together, where a thread has enough to do meanwhile. What they
-//! wait for has often come by then: such a receive ends while it is submitted, where one that was there first costs the kernel an
-//! empty try, a poll that is armed and taken down again, and a second try. And what many bring is worked on and sent in one go, so
-//! that the other side is woken less often. They wait a turn, among many operations five at most, and no longer than there is
-//! something to do.
+//! Ringway: receives that begin a turn later than they were asked for, where a thread has enough to do meanwhile. What they wait
+//! for has often come by then: such a receive ends while it is submitted, where one that was there first costs the kernel an empty
+//! try, a poll that is armed and taken down again, and a second try.
 //!
 //! A receive that is to tell that an idle peer closed does not wait. It is put off when something is sent to that peer in the turn
 //! in which it was asked for: then it waits for the answer like another.
@@ -15,12 +13,6 @@ use super::{UringInner, GETEVENTS};
 
 /// Completions of a turn from which on the next one has enough to do.
 const BUSY: usize = 8;
-/// Operations under way from which on receives wait for more of them: where there are few, too much would wait.
-const MANY: usize = 64;
-/// Receives of earlier turns that begin together.
-const TOGETHER: usize = 48;
-/// Turns that fewer than those may wait for more.
-const TURNS: u32 = 4;
 /// Receives among which one is looked for that is to be put off, the last first: who sends takes the peer that was idle last.
 const LOOKED_AT: usize = 16;
 
@@ -30,7 +22,6 @@ pub(super) struct Later {
     queue: VecDeque<(squeue::Entry, bool)>,
     earlier: usize, // of them, asked for before this turn; they are in front
     ended: usize,   // completions of the last turn
-    waited: u32,    // turns in which those were too few
 }
 
 impl Later {
@@ -56,14 +47,8 @@ impl UringInner {
         }
     }
 
-    /// A turn is over: queues the receives of the turns before it, if they are enough or waited long, and all that are not to wait.
+    /// A turn is over: queues the receives of the turns before it, and those of this one that are not to wait.
     pub(super) fn begin_earlier(&mut self) {
-        let few = self.later.earlier < TOGETHER && self.later.waited < TURNS;
-        if few && self.ops.slab.len() >= MANY {
-            self.later.waited += 1;
-            return self.begin(0);
-        }
-        self.later.waited = 0;
         self.begin(self.later.earlier);
     }
 

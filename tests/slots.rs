@@ -14,10 +14,7 @@ const ROUNDS: usize = 4;
 
 /// Whether this kernel's tables are used (`vendor/monoio/src/driver/uring/files.rs`).
 fn has_table(driver: &str) -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0_u32), numbers.next().unwrap_or(0_u32));
-    driver == "io_uring" && version >= (6, 15)
+    driver == "io_uring" && ringway::net::host::kernel().1 >= (6, 15)
 }
 
 /// Slots that are taken in the gateway's rings, as the kernel tells them; none while one of them is busy.

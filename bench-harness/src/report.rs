@@ -295,8 +295,8 @@ fn table_json(table: &Table) -> Value {
         .rows
         .iter()
         .map(|r| {
-            let ratio = |name, figure: fn(&Sample) -> f64| {
-                let (ours, theirs) = (r.figures(figure), row(table, name)?.figures(figure));
+            let ratio = |name| {
+                let (ours, theirs) = (cpu(r), cpu(row(table, name)?));
                 let (ratio, mean) = (paired(&ours, &theirs)?, mean(&ours, &theirs));
                 Some(json!({"median": ratio.median, "min": ratio.min, "max": ratio.max, "rounds": ratio.rounds,
                     "mean": mean.map(|m| m.0), "error": mean.map(|m| m.1)}))
@@ -307,9 +307,9 @@ fn table_json(table: &Table) -> Value {
                 .map(|(c, requests)| json!({"tool": c.tool, "requests": requests, "calls": c.kinds, "ring_operations": c.sqes}));
             json!({
                 "peer": r.name,
-                "cpu_to_nginx": ratio(REFERENCE, |s| s.cpu[0]),
-                "user_to_nginx": ratio(REFERENCE, |s| s.cpu[1]),
-                "cpu_to_floor": ratio(FLOOR, |s| s.cpu[0]),
+                "cpu_to_nginx": ratio(REFERENCE),
+                "user_to_nginx": row(table, REFERENCE).and_then(|nginx| user_to(r, nginx)),
+                "cpu_to_floor": ratio(FLOOR),
                 "rounds": r.rounds.iter().map(|s| s.as_ref().map(sample_json)).collect::<Vec<_>>(),
                 "syscalls": syscalls,
             })

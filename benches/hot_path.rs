@@ -105,7 +105,7 @@ fn with_exchange(with: impl FnOnce(&Route, &mut Ctx<'_>)) {
         peer_text: "127.0.0.1".into(),
     };
     let mut ctx = Ctx::begin(&mut parts, &conn, &snapshot.consumers, clock::refresh());
-    with(&snapshot.routes[0], &mut ctx);
+    with(&snapshot.routes[0].route, &mut ctx);
 }
 
 fn plugin_chain(c: &mut Criterion) {

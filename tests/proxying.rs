@@ -161,6 +161,39 @@ fn pipelined_requests_are_answered_in_order() {
     }
 }
 
+/// Bodies that came along with their head in large part, with the next request behind them in the same packet.
+#[test]
+fn bodies_that_come_with_their_head_arrive_whole_and_nothing_behind_them_does() {
+    let text: String = noise(40_000).iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+    let chunks = |body: &str| {
+        let (one, two) = body.split_at(body.len() / 3);
+        format!("{:x}\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\n\r\n", one.len(), two.len())
+    };
+    for driver in drivers() {
+        let upstream = Upstream::echoing();
+        let gateway = Gateway::start(driver, "", &all(&upstream));
+        let mut client = gateway.connect();
+        let mut lines = 0;
+        for (method, len) in [("POST", 2_049), ("POST", 5_000), ("PUT", 5_000), ("POST", 7_900), ("POST", 40_000)] {
+            let body = &text[..len];
+            let framed =
+                [(format!("Content-Length: {len}"), body.to_owned()), ("Transfer-Encoding: chunked".into(), chunks(body))];
+            for (framing, sent) in framed {
+                let one = format!("{method} /{len} HTTP/1.1\r\nHost: a\r\n{framing}\r\nX-Long: {}\r\n\r\n{sent}", &text[..300]);
+                client.send(format!("{one}GET /behind HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+                let seen = client.answer().text();
+                assert!(seen.starts_with(&format!("{method} /{len} HTTP/1.1\r\nHost: a\r\n")), "{driver} {seen}");
+                assert!(seen.ends_with(&format!("\r\n\r\n{body}")), "{driver} {method} {len} {framing}: {}", seen.len());
+                assert!(client.answer().text().starts_with("GET /behind HTTP/1.1\r\n"), "{driver} {method} {len} {framing}");
+                lines += 2;
+                let log = gateway.log(lines);
+                let line = &log[lines - 2];
+                assert_eq!((line["reason"].as_str(), line["request_length"].as_u64()), (Some("done"), Some(one.len() as u64)));
+            }
+        }
+    }
+}
+
 #[test]
 fn upstreams_that_fail_have_their_answers() {
     for driver in drivers() {

@@ -1,5 +1,5 @@
-//! Time: the only place that asks the operating system. A thread's clock is cached and refreshed when it matters, so that
-//! a request pays for two or three readings and not for twenty.
+//! Time: the only place that asks the operating system. A thread's clock is cached: what a turn of its loop does happens at one
+//! time, unless it matters. So requests share the readings, as in nginx.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -27,6 +27,7 @@ static ORIGIN: OnceLock<(Instant, u64)> = OnceLock::new();
 
 thread_local! {
     static NOW: Cell<Tick> = const { Cell::new(Tick(0)) };
+    static TURN: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Reads the clock and refreshes the thread's cached time.
@@ -34,6 +35,14 @@ pub fn refresh() -> Tick {
     let tick = read();
     NOW.set(tick);
     tick
+}
+
+/// Refreshes the thread's cached time if it was not done in this `turn` of its loop (they count from 1).
+#[inline]
+pub fn refresh_once(turn: u64) {
+    if TURN.replace(turn) != turn {
+        refresh();
+    }
 }
 
 /// Reads the clock and leaves the thread's cached time as it is.
@@ -44,7 +53,7 @@ pub fn read() -> Tick {
 
 const NANOS: u64 = 1_000_000_000;
 
-/// The thread's cached time; at most as old as its last completed operation or sleep.
+/// The thread's cached time; at most as old as the turn of its loop in which an operation or a sleep last ended.
 pub fn now() -> Tick {
     let now = NOW.get();
     if now.0 == 0 { refresh() } else { now }
@@ -67,4 +76,24 @@ pub fn wall() -> Duration {
 
 fn origin() -> &'static (Instant, u64) {
     ORIGIN.get_or_init(|| (Instant::now(), u64::try_from(wall().as_nanos()).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_has_one_time() {
+        std::thread::spawn(|| {
+            refresh_once(1);
+            let first = now();
+            while read() == first {}
+            refresh_once(1);
+            assert_eq!(now(), first);
+            refresh_once(2);
+            assert!(now() > first);
+        })
+        .join()
+        .unwrap();
+    }
 }

@@ -3,11 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
+use std::ops::DerefMut;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use monoio::utils::kept::KeptBox;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use crate::base::clock;
@@ -139,6 +141,18 @@ impl<F: Future<Output = ()>> Future for Guarded<F> {
     }
 }
 
+/// An operation has ended: the thread's time moves on, once in a turn of its loop.
+#[inline]
+pub fn time_moves() {
+    clock::refresh_once(monoio::turn::number());
+}
+
+/// Puts a future aside, in memory that the thread keeps for the next one like it: for what comes and goes with connections.
+#[inline]
+pub fn aside<F: Future>(future: F) -> Pin<impl DerefMut<Target = F>> {
+    KeptBox::pin(future)
+}
+
 /// Sleeps; whole milliseconds, rounded up. The thread's time has moved on then.
 pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
@@ -190,5 +204,32 @@ impl Yielder {
             polled.map(|(result, _)| result.map(drop))
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn what_is_put_aside_takes_the_place_of_what_was_and_is_dropped_once() {
+        let held = Rc::new(());
+        let one = |held: Rc<()>| async move {
+            std::future::pending::<()>().await;
+            drop(held)
+        };
+        let place = |future: &Pin<_>| std::ptr::from_ref::<_>(&**future) as usize;
+        let first = aside(one(held.clone()));
+        let second = aside(one(held.clone()));
+        let (at, other) = (place(&first), place(&second));
+        drop(first);
+        assert_eq!(Rc::strong_count(&held), 2);
+        let third = aside(one(held.clone()));
+        assert_eq!(place(&third), at);
+        assert_ne!(at, other);
+        drop((second, third));
+        assert_eq!(Rc::strong_count(&held), 1);
     }
 }

@@ -17,7 +17,6 @@ use super::near::{Near, keep_near};
 use super::rt::{self, Carrier};
 use super::watch::Watch;
 use crate::base::buf::Chunk;
-use crate::base::clock;
 use crate::base::limits;
 use secured::Session;
 
@@ -120,7 +119,7 @@ impl Stream {
         }
         let polled = self.recv.poll(&self.socket, cx);
         if polled.is_ready() {
-            clock::refresh();
+            rt::time_moves();
         }
         polled
     }
@@ -251,6 +250,11 @@ impl Stream {
         self.recv.cancel();
         let ended = poll_fn(|cx| self.recv.poll(&self.socket, cx)).await;
         ended.is_err_and(|error| error.raw_os_error() == Some(libc::ECANCELED))
+    }
+
+    /// Nothing is in flight, and there is nothing to say any more: dropping it is all that closing it takes.
+    pub fn is_done(&self) -> bool {
+        self.session.is_none() && !self.recv.busy() && !self.send.busy()
     }
 
     /// Lets the operations in flight finish on a connection that is shut down, then closes it.

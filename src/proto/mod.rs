@@ -4,6 +4,7 @@ pub mod fuzzing;
 pub mod h1;
 pub mod message;
 pub mod proxy_protocol;
+pub mod scan;
 pub mod uri;
 pub mod vars;
 pub mod websocket;

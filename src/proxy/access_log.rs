@@ -8,6 +8,7 @@ use crate::config::gateway::LogFormat;
 use crate::config::nearest;
 use crate::plugin::{Ctx, time_iso8601, time_local};
 use crate::proto::message::Known;
+use crate::proto::scan::quotes_itself;
 use crate::proto::vars::{Named, Value, Var, Vars};
 
 /// A compiled format.
@@ -173,7 +174,7 @@ fn kept_time(make: fn() -> Vec<u8>, out: &mut Vec<u8>) {
 
 /// nginx's escaping: quotes, backslashes, controls and bytes above ASCII as `\xHH`.
 fn escape(text: &[u8], out: &mut Vec<u8>) {
-    if all_plain(text) {
+    if quotes_itself(text) {
         return out.extend_from_slice(text);
     }
     let mut rest = text;
@@ -184,11 +185,6 @@ fn escape(text: &[u8], out: &mut Vec<u8>) {
         rest = rest.get(at + 1..).unwrap_or_default();
     }
     out.extend_from_slice(rest);
-}
-
-/// Looks at every byte, so that the compiler can look at many at once.
-fn all_plain(text: &[u8]) -> bool {
-    text.iter().fold(true, |plain, &byte| plain & is_plain(byte))
 }
 
 /// Printable ASCII but for the two that quoting needs.
@@ -299,7 +295,7 @@ fn seconds(out: &mut Vec<u8>, name: &str, value: std::time::Duration) {
 fn text(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     key(out, name);
     out.push(b'"');
-    if all_plain(value) {
+    if quotes_itself(value) {
         out.extend_from_slice(value);
     } else {
         for c in String::from_utf8_lossy(value).chars() {

@@ -9,6 +9,7 @@ use super::downstream::Downstream;
 use super::exchange::cold;
 use super::upload::{Upload, upstream_fault};
 use crate::base::buf::Chunk;
+use crate::base::clock;
 use crate::base::error::{Error, Kind, Side};
 use crate::base::limits;
 use crate::config::gateway::Timeouts;
@@ -64,6 +65,9 @@ pub fn run(
                 Ok(chunk) if !chunk.is_empty() => chunk,
                 ended => return Err(waiting.client.unwrap_or_else(|| ended_early(ctx, up, ended, waiting.broken))),
             };
+            if ctx.inside_nanos > 0 {
+                clock::refresh();
+            }
             up.stream.watch().touch();
             ctx.response.fields.received_mut().join(chunk);
             while let Progress::Complete = parse(ctx)? {

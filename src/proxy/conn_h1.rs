@@ -13,6 +13,7 @@ use crate::base::limits;
 use crate::config::gateway::Gateway;
 use crate::net::Wait;
 use crate::net::near::{self, Near};
+use crate::net::rt;
 use crate::plugin::ctx::{ConnInfo, Parts};
 use crate::proto::h1::{self, HeadFault, HeadLimits, Progress};
 use crate::proto::message::Reason;
@@ -50,7 +51,7 @@ pub fn serve(
         }
         loop {
             down.stream.keep_near(Near::ClientWatch, Near::ClientSocket);
-            let work = Box::pin(work(&core, &mut down, &info, first.take()));
+            let work = rt::aside(work(&core, &mut down, &info, first.take()));
             near::keep_near(Near::Work, &*work);
             match work.await {
                 Work::Paused if wait(&core, &mut down).await => {}
@@ -61,7 +62,11 @@ pub fn serve(
                 }
             }
         }
-        exchange::cold(down.stream.close()).await;
+        if down.stream.is_done() {
+            drop(down);
+        } else {
+            exchange::cold(down.stream.close()).await;
+        }
         drop(guard);
     }
 }
@@ -141,7 +146,7 @@ fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accepted: Op
     async move {
         let mut started = accepted;
         if !parts.request.fields.received().is_empty() {
-            started = Some(clock::now());
+            started = Some(core.head_begun());
         }
         loop {
             let since = started.unwrap_or_else(clock::now);
@@ -162,7 +167,7 @@ fn read_head(core: &Core, down: &mut Downstream, parts: &mut Parts, accepted: Op
             let received = parts.request.fields.received_mut();
             match read {
                 Ok(chunk) if !chunk.is_empty() => {
-                    started.get_or_insert_with(clock::now);
+                    started.get_or_insert_with(|| core.head_begun());
                     core.counters.bytes_in.add(chunk.len() as u64);
                     received.join(chunk);
                 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::base::clock::{self, Tick};
 use crate::base::count::{Bound, Counters};
 use crate::base::limits;
 use crate::plugin::chain::Merged;
@@ -108,6 +109,17 @@ struct LogBatch {
 }
 
 impl Core {
+    /// The moment in which a head begins: that of the turn, or the very one of a request that is to be sampled.
+    pub(super) fn head_begun(&self) -> Tick {
+        let sampled = (self.counters.requests.get() + 1).is_multiple_of(limits::SAMPLED);
+        if sampled { clock::refresh() } else { clock::now() }
+    }
+
+    /// True if the request that was counted last is one whose time inside the worker is told.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.counters.requests.get().is_multiple_of(limits::SAMPLED)
+    }
+
     /// A worker's core, serving the newest epoch.
     pub fn new(
         index: u16,

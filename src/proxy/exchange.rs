@@ -13,13 +13,14 @@ use super::{answer, prelude, respond};
 use crate::base::clock::{self, Tick};
 use crate::base::count::Bound;
 use crate::base::error::{Error, Kind, Side};
+use crate::net::rt;
 use crate::plugin::chain::{Chain, Merged};
 use crate::plugin::ctx::{BodyPlan, ConnInfo, Parts};
 use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
 use crate::proto::h1::HeadFault;
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::snapshot::published::Pressure;
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{Entry, Route, Snapshot};
 use crate::upstream::health::Verdict;
 use crate::upstream::{Node, Owed, Spec};
 
@@ -30,6 +31,10 @@ pub(super) struct Exchange<'e> {
     pub(super) down: &'e mut Downstream,
     pub(super) upload: Upload,
     pub(super) route: Option<&'e Arc<Route>>,
+    /// Where a route leads that is nothing but that: it is not looked at then.
+    pub(super) plain: Option<&'e Arc<Spec>>,
+    /// The plugins of another.
+    pub(super) chain: Option<&'e Chain>,
     pub(super) merged: Option<Rc<Merged>>,
     pub(super) forwarded_applied: bool,
     /// The upstream, where what its nodes do to requests counts for whether they get more.
@@ -94,8 +99,9 @@ pub async fn refuse(
 
 impl<'e> Exchange<'e> {
     fn new(core: &'e Rc<Core>, view: &'e View, down: &'e mut Downstream, upload: Upload) -> Self {
-        let (route, merged, forwarded_applied, judges, owed) = (None, None, false, None, Owed::default());
-        Self { core, view, down, upload, route, merged, forwarded_applied, judges, owed }
+        let (route, plain, chain, merged, forwarded_applied, judges, owed) =
+            (None, None, None, None, false, None, Owed::default());
+        Self { core, view, down, upload, route, plain, chain, merged, forwarded_applied, judges, owed }
     }
 
     pub(super) fn snapshot(&self) -> &'e Snapshot {
@@ -114,7 +120,7 @@ impl<'e> Exchange<'e> {
             self.forwarded_applied = prelude::forwarded(ctx, &snapshot.gateway, snapshot.reads_forwarded);
             self.find_route(ctx);
             let ended = match self.route {
-                Some(route) if route.chain.is_empty() && snapshot.global.is_empty() => None,
+                Some(_) if self.plain.is_some() && snapshot.global.is_empty() => None,
                 Some(route) => {
                     let answer = self.request_phases(ctx, route).await;
                     if let Some(limit) = ctx.extras().and_then(|extras| extras.body_limit) {
@@ -155,11 +161,12 @@ impl<'e> Exchange<'e> {
             snapshot.table.captures(&found, ask.path, &mut captures);
             *ctx.captures = captures;
         }
-        let Some(route) = snapshot.routes.get(found.route as usize) else { return };
+        let Some(Entry { route, plain }) = snapshot.routes.get(found.route as usize) else { return };
         ctx.route = Some(&route.info);
         ctx.matched_uri = found.uri;
         ctx.matched_host = found.host;
-        self.route = Some(route);
+        (self.route, self.plain) = (Some(route), plain.as_ref());
+        self.chain = if plain.is_some() { None } else { Some(&route.chain) };
     }
 
     /// Global rules alone, for requests without a route.
@@ -200,7 +207,7 @@ impl<'e> Exchange<'e> {
         if let Some(answer) = phase(global, Phases::ACCESS, ctx).await {
             return Some(answer);
         }
-        phase(own_chain(&self.merged, Some(route))?, Phases::ACCESS, ctx).await
+        phase(own_chain(&self.merged, self.chain)?, Phases::ACCESS, ctx).await
     }
 
     /// Writes the forwarded fields into the request for plugins that look at them, once.
@@ -213,7 +220,7 @@ impl<'e> Exchange<'e> {
     /// Runs `with` on the global chain, then on the route's (merged with the consumer's).
     pub(super) fn each_chain(&self, mut with: impl FnMut(&Chain)) {
         with(&self.view.snapshot.global);
-        if let Some(own) = own_chain(&self.merged, self.route) {
+        if let Some(own) = own_chain(&self.merged, self.chain) {
             with(own);
         }
     }
@@ -322,7 +329,8 @@ impl<'e> Exchange<'e> {
 
     /// The log phase.
     fn finish(&mut self, ctx: &mut Ctx<'e>) {
-        ctx.sent.total = clock::refresh().since(ctx.started);
+        rt::time_moves();
+        ctx.sent.total = clock::now().since(ctx.started);
         self.core.counters.bytes_out.add(ctx.sent.bytes);
         if let Some(spec) = self.judges {
             self.judge(ctx, spec);
@@ -333,7 +341,7 @@ impl<'e> Exchange<'e> {
             latency.note((last.connect + last.total).as_secs_f64(), clock::now());
         }
         self.core.count(ctx.reason);
-        let own = own_chain(&self.merged, self.route);
+        let own = own_chain(&self.merged, self.chain);
         self.view.snapshot.global.run_log(ctx, own);
         if let Some(own) = own {
             own.run_log(ctx, None);
@@ -380,8 +388,8 @@ impl Exchange<'_> {
 }
 
 /// The chain of the route, merged with the consumer's where there is one.
-pub(super) fn own_chain<'c>(merged: &'c Option<Rc<Merged>>, route: Option<&'c Arc<Route>>) -> Option<&'c Chain> {
-    merged.as_deref().map(|merged| &merged.chain).or(route.map(|route| &route.chain))
+pub(super) fn own_chain<'c>(merged: &'c Option<Rc<Merged>>, own: Option<&'c Chain>) -> Option<&'c Chain> {
+    merged.as_deref().map(|merged| &merged.chain).or(own)
 }
 
 /// Keeps a way that few requests take out of the exchange's own future, which every connection carries and every request

@@ -59,7 +59,7 @@ impl<'e> Exchange<'e> {
     pub(super) fn proxy(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> impl Future<Output = After> {
         async move {
             let chosen = ctx.upstream.and_then(|slot| self.view.snapshot.upstreams.get(&slot));
-            let spec = match (chosen, &route.target) {
+            let spec = match (chosen.or(self.plain), &route.target) {
                 (Some(spec), _) | (None, Target::Upstream(spec)) => spec,
                 (None, Target::Broken(status)) => {
                     ctx.reason = Reason::RouteBroken;
@@ -73,8 +73,9 @@ impl<'e> Exchange<'e> {
             let passive = spec.checks.as_ref().is_some_and(|checks| checks.passive.is_some());
             self.judges = (passive || spec.policy.outlier.is_some()).then_some(spec);
             let timeouts = &self.view.snapshot.gateway.timeouts;
-            let deadlines = Deadlines { upstream: route.timeout.as_deref().unwrap_or(&spec.timeout), client: timeouts };
-            let websocket = route.websocket && ctx.request.upgrades_websocket;
+            let own = if self.plain.is_some() { None } else { route.timeout.as_deref() };
+            let deadlines = Deadlines { upstream: own.unwrap_or(&spec.timeout), client: timeouts };
+            let websocket = ctx.request.upgrades_websocket && route.websocket;
             if self.has_work_before(ctx)
                 && let Err(error) = cold(self.before_node(ctx, spec, &deadlines)).await
             {
@@ -301,7 +302,7 @@ impl<'e> Exchange<'e> {
         let keep = self.keeps(ctx);
         let manner = respond::manner(ctx, keep, None, true);
         let head = respond::write(ctx, &manner, super::core::date().as_bytes());
-        let own = own_chain(&self.merged, self.route);
+        let own = own_chain(&self.merged, self.chain);
         let chains = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
         let upload = &mut self.upload;
         let streamed = match manner.bodyless {

@@ -164,7 +164,7 @@ impl<'e> Exchange<'e> {
     }
 
     async fn before_proxy(&self, ctx: &mut Ctx<'e>) -> Result<(), Failure> {
-        let own = own_chain(&self.merged, self.route);
+        let own = own_chain(&self.merged, self.chain);
         for chain in [Some(&self.view.snapshot.global), own].into_iter().flatten() {
             if let Some(answer) = phase(chain, Phases::BEFORE_PROXY, ctx).await {
                 return Err(Failure::Answer(Box::new(answer)));
@@ -276,9 +276,13 @@ impl<'e> Exchange<'e> {
     fn compose(&mut self, ctx: &mut Ctx<'e>, spec: &Spec, node: u16, websocket: bool) -> Result<Chunk, Error> {
         let mut out = outgoing::write(ctx, spec, node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
         let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
-        self.upload.begin(behind_head, &mut out)?;
-        if self.core.counters.requests.get().is_multiple_of(limits::SAMPLED) && clock::now() == ctx.started {
-            // Read at once, and nothing was waited for since: else the thread's time would have moved on.
+        if self.upload.may_begin_in_place(behind_head.len(), ctx.request.method) {
+            self.upload.begin_in_place(ctx.request, self.down, &mut out)?;
+        } else {
+            self.upload.begin(behind_head, &mut out)?;
+        }
+        if self.core.is_sampled() && clock::now() == ctx.started {
+            // Whole at once, and nothing was waited for since: else the thread's time would have moved on.
             ctx.inside_nanos = u32::try_from(clock::read().since(ctx.started).as_nanos()).unwrap_or(u32::MAX);
         }
         Ok(out)

@@ -66,11 +66,7 @@ impl Download {
     #[cold]
     pub fn begin_in_place(ctx: &mut Ctx<'_>, framing: Framing, out: &mut Chunk) -> Result<Self, Error> {
         let response = &mut *ctx.response;
-        let mut chunk = response.fields.take_received();
-        let mut head = Chunk::with_capacity(response.head_bytes);
-        emit::put(&mut head, chunk.filled().get(..response.head_bytes).unwrap_or_default());
-        *response.fields.received_mut() = head;
-        chunk.consume(response.head_bytes);
+        let chunk = response.fields.take_behind(response.head_bytes);
         let mut body = Self::new(response.body, chunk.len());
         if body.whole {
             return Ok(body);
@@ -78,12 +74,7 @@ impl Download {
         let reframed =
             reframe::reframe(&mut body.decoder, framing, chunk).map_err(|_| Error::new(Side::Upstream, Kind::Malformed))?;
         (body.data, body.whole, body.excess) = (reframed.data, reframed.done, !reframed.rest.is_empty());
-        let mut piece = reframed.out;
-        if piece.prepend(out.filled()) {
-            *out = piece;
-        } else {
-            emit::put(out, piece.filled());
-        }
+        emit::put_chunk(out, reframed.out);
         Ok(body)
     }
 

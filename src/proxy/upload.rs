@@ -13,7 +13,7 @@ use crate::base::limits;
 use crate::net::{Stream, Wait};
 use crate::proto::h1::body::Decoder;
 use crate::proto::h1::emit;
-use crate::proto::message::BodyShape;
+use crate::proto::message::{BodyShape, Method, RequestHead};
 
 /// One request body.
 pub struct Upload {
@@ -97,6 +97,27 @@ impl Upload {
         self.read_whole = done;
         self.sent_whole = false;
         self.count(data)
+    }
+
+    /// True where much of the body came along with the head and need not be kept for a second try.
+    pub fn may_begin_in_place(&self, behind_head: usize, method: Method) -> bool {
+        behind_head > limits::COPIED_BYTES && !self.read_whole && self.gathered.is_none() && !method.is_idempotent()
+    }
+
+    /// Begins with what came along with the head where it lies: the head that goes out (`out`) is put in front of it.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn begin_in_place(&mut self, head: &mut RequestHead, down: &mut Downstream, out: &mut Chunk) -> Result<(), Error> {
+        let input = head.fields.take_behind(head.head_bytes);
+        let before = self.received;
+        self.beyond_head = true;
+        self.sent_whole = false;
+        let piece = self.decode(self.framing, input, down)?;
+        self.with_head = (self.received - before) as usize;
+        self.received = before;
+        emit::put_chunk(out, piece);
+        Ok(())
     }
 
     /// Reads on, before anything goes out, until the body is whole or `most` bytes of it are there. `keep` says whether the

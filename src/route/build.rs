@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::index::{TextMap, Trie};
 use super::pattern::Pattern;
-use super::table::{BuildFault, Candidate, Chain, Conditions, HOSTLESS, HostTest, NO_HOST, Spec, Table, Tree};
+use super::table::{BuildFault, Candidate, Conditions, HOSTLESS, HostTest, NO_HOST, NO_RUN, Spec, Table, Tree};
 use crate::config::gateway::RouterMode;
 
 impl Table {
@@ -46,15 +46,15 @@ struct Builder {
 /// Paths of one host.
 #[derive(Default)]
 struct Growing {
-    exact: TextMap<u32>, // → chain
-    prefixes: Trie,      // → chain
-    chains: u32,
+    exact: TextMap<u32>, // → run
+    prefixes: Trie,      // → run
+    runs: u32,
     listed: Vec<Listed>,
 }
 
 /// A candidate, and what decides its place among others.
 struct Listed {
-    chain: u32, // those with the same exact path or the same prefix
+    run: u32, // those with the same exact path or the same prefix
     candidate: Candidate,
     pattern: Pattern,
     priority: i64,
@@ -75,10 +75,12 @@ impl Builder {
             for (at, uri) in route.uris.iter().enumerate() {
                 let pattern = Pattern::compile(uri, self.mode);
                 let asks_more = conditional || matches!(pattern, Pattern::Parts(..));
-                let candidate = Candidate { route: number, uri: at as u16, host, methods: route.methods, asks_more };
+                let methods = route.methods;
+                let (last, shorter) = (false, NO_RUN);
+                let candidate = Candidate { route: number, uri: at as u16, host, methods, asks_more, last, shorter };
                 if let Some(tree) = self.trees.get_mut(tree as usize) {
-                    let chain = tree.chain_of(&pattern);
-                    tree.listed.push(Listed { chain, candidate, pattern, priority: route.priority, length: uri.len() });
+                    let run = tree.run_of(&pattern);
+                    tree.listed.push(Listed { run, candidate, pattern, priority: route.priority, length: uri.len() });
                 }
             }
         }
@@ -108,7 +110,7 @@ impl Builder {
         tree
     }
 
-    /// Sorts the chains, links them, and lays everything out.
+    /// Sorts the runs, links them, and lays everything out.
     fn finish(self) -> Table {
         let mut host_parents = vec![None; self.trees.len()];
         self.host_suffixes.each_parent(|tree, shorter| {
@@ -120,7 +122,7 @@ impl Builder {
             mode: self.mode,
             trees: Vec::with_capacity(self.trees.len()),
             exact_hosts: self.exact_hosts,
-            host_suffixes: self.host_suffixes.pack(),
+            host_suffixes: self.host_suffixes.pack(|tree| tree),
             host_parents,
             candidates: Vec::new(),
             patterns: Vec::new(),
@@ -134,37 +136,41 @@ impl Builder {
 }
 
 impl Growing {
-    fn chain_of(&mut self, pattern: &Pattern) -> u32 {
-        let next = self.chains;
-        let chain = match pattern {
+    fn run_of(&mut self, pattern: &Pattern) -> u32 {
+        let next = self.runs;
+        let run = match pattern {
             Pattern::Exact(text) => *self.exact.entry(text.clone()).or_insert(next),
             Pattern::Prefix(prefix) | Pattern::Parts(prefix, _) => self.prefixes.entry(prefix, next),
         };
-        self.chains += u32::from(chain == next);
-        chain
+        self.runs += u32::from(run == next);
+        run
     }
 }
 
 impl Table {
     fn take(&mut self, mut tree: Growing) {
-        let mut chains = Vec::with_capacity(tree.chains as usize);
-        tree.listed.sort_by_key(|one| (one.chain, Reverse((one.priority, one.length)))); // stable: load order decides the rest
-        for one in tree.listed {
-            let at = self.candidates.len() as u32;
-            if one.chain as usize == chains.len() {
-                chains.push(Chain { from: at, to: at, shorter: None });
+        tree.listed.sort_by_key(|one| (one.run, Reverse((one.priority, one.length)))); // stable: load order decides the rest
+        let mut firsts = vec![NO_RUN; tree.runs as usize];
+        for (at, one) in (self.candidates.len() as u32..).zip(&tree.listed) {
+            if let Some(first) = firsts.get_mut(one.run as usize) {
+                *first = at.min(*first);
             }
-            if let Some(chain) = chains.last_mut() {
-                chain.to = at + 1;
+        }
+        let first_of = |run: u32| firsts.get(run as usize).copied().unwrap_or(NO_RUN);
+        let mut shorter = vec![NO_RUN; tree.runs as usize];
+        tree.prefixes.each_parent(|run, above| {
+            if let (Some(shorter), Some(above)) = (shorter.get_mut(run as usize), above) {
+                *shorter = first_of(above);
             }
+        });
+        let mut listed = tree.listed.into_iter().peekable();
+        while let Some(mut one) = listed.next() {
+            one.candidate.last = listed.peek().is_none_or(|next| next.run != one.run);
+            one.candidate.shorter = shorter.get(one.run as usize).copied().unwrap_or(NO_RUN);
             self.candidates.push(one.candidate);
             self.patterns.push(one.pattern);
         }
-        tree.prefixes.each_parent(|chain, shorter| {
-            if let Some(chain) = chains.get_mut(chain as usize) {
-                chain.shorter = shorter;
-            }
-        });
-        self.trees.push(Tree { exact: tree.exact, prefixes: tree.prefixes.pack(), chains });
+        tree.exact.values_mut().for_each(|run| *run = first_of(*run));
+        self.trees.push(Tree { exact: tree.exact, prefixes: tree.prefixes.pack(first_of) });
     }
 }

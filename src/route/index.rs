@@ -88,14 +88,9 @@ impl Trie {
         self.nodes[at].children.push((first, index));
     }
 
-    /// The same for lookups alone, in one piece.
-    pub(super) fn pack(&self) -> Packed {
-        let mut order: Vec<usize> = (0..self.nodes.len().min(1)).collect();
-        let mut at = 0;
-        while let Some(node) = order.get(at).and_then(|&node| self.nodes.get(node)) {
-            order.extend(node.children.iter().map(|child| child.1 as usize));
-            at += 1;
-        }
+    /// The same for lookups alone, in one piece; `becomes` says what stands in a value's place.
+    pub(super) fn pack(&self, becomes: impl Fn(u32) -> u32) -> Packed {
+        let order = self.order();
         let mut offsets = vec![0_u32; self.nodes.len()];
         let mut length = 0;
         for &number in &order {
@@ -105,9 +100,26 @@ impl Trie {
         debug_assert!(length <= u32::MAX as usize, "a configuration is shorter");
         let mut bytes = Vec::with_capacity(length);
         for &number in &order {
-            self.nodes[number].pack(&offsets, &mut bytes);
+            self.nodes[number].pack(&offsets, &becomes, &mut bytes);
         }
         Packed(bytes.into())
+    }
+
+    /// Level by level, but for nodes without children: they follow the one they are children of, where a lookup that ends with
+    /// them is already.
+    fn order(&self) -> Vec<usize> {
+        let mut order = Vec::with_capacity(self.nodes.len());
+        let mut inner: Vec<usize> = (0..self.nodes.len().min(1)).collect();
+        let mut at = 0;
+        while let Some(&number) = inner.get(at) {
+            order.push(number);
+            let children = self.nodes[number].children.iter().map(|child| child.1 as usize);
+            let (leaves, more): (Vec<_>, Vec<_>) = children.partition(|&child| self.nodes[child].children.is_empty());
+            order.extend(leaves);
+            inner.extend(more);
+            at += 1;
+        }
+        order
     }
 
     /// Calls `with` for every (value, value of the next shorter text) pair.
@@ -128,9 +140,9 @@ impl Node {
         HEAD_BYTES + self.label.len().saturating_sub(1) + self.children.len() * (1 + size_of::<u32>())
     }
 
-    fn pack(&self, offsets: &[u32], out: &mut Vec<u8>) {
+    fn pack(&self, offsets: &[u32], becomes: impl Fn(u32) -> u32, out: &mut Vec<u8>) {
         let label = self.label.get(1..).unwrap_or_default(); // the first byte stands with the parent
-        out.extend_from_slice(&self.value.unwrap_or(NO_VALUE).to_le_bytes());
+        out.extend_from_slice(&self.value.map_or(NO_VALUE, becomes).to_le_bytes());
         out.extend_from_slice(&(label.len() as u32).to_le_bytes());
         out.extend_from_slice(&(self.children.len() as u16).to_le_bytes());
         out.extend_from_slice(label);
@@ -139,8 +151,8 @@ impl Node {
     }
 }
 
-/// A trie for lookups: its nodes one behind the other, level by level, so that what a lookup touches last (and nobody else
-/// touched lately, where routes are many) lies close together. A node is its value, the lengths of its label and its list of
+/// A trie for lookups: its nodes one behind the other, so that what a lookup touches last (and nobody else touched lately, where
+/// routes are many) lies close together. A node is its value, the lengths of its label and its list of
 /// children, the label, the children's first bytes in order, and where they begin.
 pub(super) struct Packed(Box<[u8]>);
 
@@ -183,14 +195,14 @@ mod tests {
             assert_eq!(trie.entry(text.as_bytes(), value as u32), value as u32);
         }
         assert_eq!(trie.entry(b"/ab/", 99), 2);
-        let packed = trie.pack();
+        let packed = trie.pack(|value| value);
         let longest = |text: &str| packed.longest(text.bytes());
         assert_eq!(longest("/abcd"), Some(3));
         assert_eq!(longest("/ab/x"), Some(2));
         assert_eq!(longest("/ab"), Some(1));
         assert_eq!(longest("/x"), Some(0));
         assert_eq!(longest("x"), Some(4));
-        assert_eq!(Trie::default().pack().longest(b"/".iter().copied()), None);
+        assert_eq!(Trie::default().pack(|value| value).longest(b"/".iter().copied()), None);
         let mut parents = vec![None; 6];
         trie.each_parent(|value, above| parents[value as usize] = above);
         assert_eq!(parents, [Some(4), Some(0), Some(1), Some(1), None, Some(0)]);

@@ -93,18 +93,11 @@ pub struct Table {
 /// The tree of routes without hosts.
 pub(super) const HOSTLESS: u32 = 0;
 
-/// Paths of one host.
+/// Paths of one host. Both lead to the first of the candidates with that exact path or that prefix: a run of the table's, in
+/// order.
 pub(super) struct Tree {
-    pub(super) exact: TextMap<u32>, // → chain
-    pub(super) prefixes: Packed,    // → chain
-    pub(super) chains: Vec<Chain>,
-}
-
-/// Candidates with the same exact path or the same prefix: a run of the table's, in order.
-pub(super) struct Chain {
-    pub(super) from: u32,
-    pub(super) to: u32,
-    pub(super) shorter: Option<u32>,
+    pub(super) exact: TextMap<u32>,
+    pub(super) prefixes: Packed,
 }
 
 pub(super) struct Candidate {
@@ -114,9 +107,14 @@ pub(super) struct Candidate {
     pub(super) methods: MethodSet,
     /// More than the index and the methods decides: a pattern with parts, or conditions.
     pub(super) asks_more: bool,
+    /// It ends its run.
+    pub(super) last: bool,
+    /// The run of the next shorter prefix, or [`NO_RUN`].
+    pub(super) shorter: u32,
 }
 
 pub(super) const NO_HOST: u16 = u16::MAX;
+pub(super) const NO_RUN: u32 = u32::MAX;
 
 pub(super) struct Conditions {
     pub(super) remote_addrs: Box<[IpNet]>,
@@ -208,24 +206,24 @@ impl Table {
 
     fn walk_tree<T>(&self, tree: u32, path: &[u8], with: &mut impl FnMut(u32, &Candidate) -> Option<T>) -> Option<T> {
         let tree = self.trees.get(tree as usize)?;
-        if let Some(&chain) = tree.exact.get(path)
-            && let Some(found) = self.walk_chain(tree.chains.get(chain as usize)?, with)
+        if let Some(&first) = tree.exact.get(path)
+            && let Some(found) = self.walk_runs(first, with)
         {
             return Some(found);
         }
-        let mut next = tree.prefixes.longest(path.iter().copied());
-        while let Some(chain) = next.and_then(|chain| tree.chains.get(chain as usize)) {
-            if let Some(found) = self.walk_chain(chain, with) {
-                return Some(found);
-            }
-            next = chain.shorter;
-        }
-        None
+        self.walk_runs(tree.prefixes.longest(path.iter().copied())?, with)
     }
 
-    fn walk_chain<T>(&self, chain: &Chain, with: &mut impl FnMut(u32, &Candidate) -> Option<T>) -> Option<T> {
-        let candidates = self.candidates.get(chain.from as usize..chain.to as usize)?;
-        (chain.from..).zip(candidates).find_map(|(index, candidate)| with(index, candidate))
+    /// Walks a run of candidates, then those of the shorter prefixes behind it (none are behind an exact path's).
+    fn walk_runs<T>(&self, first: u32, with: &mut impl FnMut(u32, &Candidate) -> Option<T>) -> Option<T> {
+        let mut at = first;
+        loop {
+            let candidate = self.candidates.get(at as usize)?; // past the end: NO_RUN
+            if let Some(found) = with(at, candidate) {
+                return Some(found);
+            }
+            at = if candidate.last { candidate.shorter } else { at + 1 };
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value as Json;
 
 use super::specs::Specs;
-use super::{ConsumerLayer, Route, Snapshot, Target};
+use super::{ConsumerLayer, Entry, Route, Snapshot, Target};
 use crate::base::limits;
 use crate::config::Loaded;
 use crate::config::gateway::Gateway;
@@ -75,7 +75,7 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
         request_limit: Some(gateway.timeouts.request).filter(|limit| !limit.is_zero()),
         lifetime: Some(gateway.timeouts.lifetime).filter(|limit| !limit.is_zero()),
         gateway,
-        routes,
+        routes: routes.into_iter().map(Entry::of).collect(),
         global,
         consumers,
         consumer_layers,
@@ -99,7 +99,7 @@ fn connection_limit(gateway: &Gateway) -> usize {
 }
 
 fn by_id(snapshot: &Snapshot) -> HashMap<Id, Arc<Route>> {
-    snapshot.routes.iter().map(|route| (route.info.id.clone(), route.clone())).collect()
+    snapshot.routes.iter().map(|entry| (entry.route.info.id.clone(), entry.route.clone())).collect()
 }
 
 /// What every plugin instance may depend on.

@@ -32,7 +32,7 @@ pub struct Snapshot {
     /// The index over the routes.
     pub table: Table,
     /// Routes by their number in the table.
-    pub routes: Vec<Arc<Route>>,
+    pub routes: Vec<Entry>,
     /// All global rules as one chain.
     pub global: Chain,
     /// Consumers by credential.
@@ -67,8 +67,25 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// A compiled route. What every request reads lies together in front: where routes are many, each line of a cache counts.
-#[repr(C)]
+/// A route in the epoch's list. Where routes are many, each line of a cache counts: of a plain route requests read this alone.
+pub struct Entry {
+    /// The route.
+    pub route: Arc<Route>,
+    /// Where it leads, if there is nothing else to it: no plugins, no deadlines of its own.
+    pub plain: Option<Arc<Spec>>,
+}
+
+impl Entry {
+    fn of(route: Arc<Route>) -> Self {
+        let plain = match &route.target {
+            Target::Upstream(spec) if route.chain.is_empty() && route.timeout.is_none() => Some(spec.clone()),
+            _ => None,
+        };
+        Self { route, plain }
+    }
+}
+
+/// A compiled route.
 pub struct Route {
     /// Where it leads.
     pub target: Target,

@@ -9,8 +9,8 @@ use rustls::ClientConnection;
 
 use super::Stream;
 use crate::base::buf::Chunk;
-use crate::base::clock;
 use crate::net::lane::{BACK, FRONT, RecvAsk};
+use crate::net::rt;
 use crate::net::tls::Client;
 
 /// Bytes that a record adds to its data, at most; and bytes of data in a record.
@@ -163,7 +163,7 @@ impl Stream {
                 self.recv.start(&self.socket, ask);
             }
             let received = ready!(self.recv.poll(&self.socket, cx));
-            clock::refresh();
+            rt::time_moves();
             match received {
                 // Without the peer's word that it is done, whoever cut the connection decides where the answer ends.
                 Ok(chunk) if chunk.is_empty() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),

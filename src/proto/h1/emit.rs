@@ -3,6 +3,7 @@
 use super::hop::Nominated;
 use crate::base::buf::Chunk;
 use crate::proto::message::{Fields, Known, KnownSet};
+use crate::proto::scan::stays_in_line;
 
 /// Bytes of a chunk's size line.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,15 @@ pub fn put(out: &mut Chunk, bytes: &[u8]) {
     }
 }
 
+/// Appends a chunk that may be long: what `out` holds is put in front of it where there is room, so that it stays where it lies.
+pub fn put_chunk(out: &mut Chunk, mut chunk: Chunk) {
+    if chunk.prepend(out.filled()) {
+        *out = chunk;
+    } else {
+        put(out, chunk.filled());
+    }
+}
+
 #[cold]
 fn put_growing(out: &mut Chunk, bytes: &[u8]) {
     out.make_room(bytes.len());
@@ -62,7 +72,7 @@ pub fn status_line(out: &mut Chunk, status: u16, phrase: &[u8]) {
     put(out, b"HTTP/1.1 ");
     number(out, u64::from(status));
     put(out, b" ");
-    put(out, if phrase.is_empty() || !is_safe(phrase) { usual_phrase(status).as_bytes() } else { phrase });
+    put(out, if phrase.is_empty() || !stays_in_line(phrase) { usual_phrase(status).as_bytes() } else { phrase });
     put(out, b"\r\n");
 }
 
@@ -75,7 +85,7 @@ pub fn field(out: &mut Chunk, name: &[u8], value: &[u8]) {
 
 /// A line whose name is a token; a value that could break out of it is left out with it.
 fn line(out: &mut Chunk, name: &[u8], value: &[u8]) {
-    if is_safe(value) {
+    if stays_in_line(value) {
         put(out, name);
         put(out, b": ");
         put(out, value);
@@ -86,7 +96,7 @@ fn line(out: &mut Chunk, name: &[u8], value: &[u8]) {
 /// One field line of Ringway's own. `lead` is its name and `: `; the value is the program's or went through a parser.
 #[inline]
 pub fn own_field(out: &mut Chunk, lead: &'static [u8], value: &[u8]) {
-    debug_assert!(is_safe(value), "a value that breaks out of its line");
+    debug_assert!(stays_in_line(value), "a value that breaks out of its line");
     put(out, lead);
     put(out, value);
     put(out, b"\r\n");
@@ -94,7 +104,7 @@ pub fn own_field(out: &mut Chunk, lead: &'static [u8], value: &[u8]) {
 
 /// The same for a value that may come from anywhere: one that could break out of its line is left out with it.
 pub fn checked_field(out: &mut Chunk, lead: &'static [u8], value: &[u8]) {
-    if is_safe(value) {
+    if stays_in_line(value) {
         own_field(out, lead, value);
     }
 }
@@ -131,12 +141,6 @@ pub fn fields(out: &mut Chunk, fields: &Fields, skip: KnownSet, nominated: &Nomi
         }
     }
     put(out, received.get(from..to).unwrap_or_default());
-}
-
-/// No CR, LF or NUL.
-#[inline]
-fn is_safe(value: &[u8]) -> bool {
-    value.iter().fold(true, |safe, &byte| safe & (byte != b'\r') & (byte != b'\n') & (byte != 0)) // vectorised
 }
 
 fn usual_phrase(status: u16) -> &'static str {

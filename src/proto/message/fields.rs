@@ -83,6 +83,17 @@ impl Fields {
         std::mem::take(&mut self.received)
     }
 
+    /// Takes what came behind a head out, where it lies. The head is copied, so that its spans read as before.
+    pub fn take_behind(&mut self, head_bytes: usize) -> Chunk {
+        let mut chunk = self.take_received();
+        let head = chunk.filled().get(..head_bytes).unwrap_or_default();
+        let mut copy = Chunk::with_capacity(head.len());
+        let _fits = copy.append(head);
+        self.received = copy;
+        chunk.consume(head_bytes);
+        chunk
+    }
+
     /// The bytes of a span; empty if it does not fit its buffer.
     pub fn bytes(&self, span: Span) -> &[u8] {
         let (buffer, at) = if span.at & ARENA == 0 {

@@ -32,6 +32,7 @@ pub mod fs;
 pub mod io;
 pub mod net;
 pub mod task;
+pub mod turn;
 pub mod utils;
 
 use std::future::Future;

@@ -183,6 +183,7 @@ impl<D> Runtime<D> {
 
                         // Cold path
                         let _ = self.driver.submit();
+                        crate::turn::next(); // Ringway
                     }
 
                     // Wait and Process CQ(the error is ignored for not debug mode)
@@ -193,6 +194,7 @@ impl<D> Runtime<D> {
                     if let Err(e) = self.driver.park() {
                         trace!("park error: {:?}", e);
                     }
+                    crate::turn::next(); // Ringway
                 }
             })
         })

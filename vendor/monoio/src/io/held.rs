@@ -81,7 +81,10 @@ impl<T: IoBufMut> Receive<T> {
     /// Lets it begin later, if it has not begun.
     #[inline]
     pub fn put_off(&self) {
-        self.0.put_off();
+        // Those of turns before have begun.
+        if self.0.data.as_ref().is_some_and(|receive| receive.turn == crate::turn::number()) {
+            self.0.put_off();
+        }
     }
 
     /// Asks for its end. Its result is `ECANCELED` then, unless something came before.

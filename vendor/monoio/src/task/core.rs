@@ -11,6 +11,7 @@ use super::{
     utils::UnsafeCellExt,
     Schedule,
 };
+use crate::utils::kept::KeptBox;
 
 #[repr(C)]
 pub(crate) struct Cell<T: Future, S> {
@@ -55,8 +56,8 @@ pub(crate) struct Trailer {
 impl<T: Future, S: Schedule> Cell<T, S> {
     /// Allocates a new task cell, containing the header, trailer, and core
     /// structures.
-    pub(crate) fn new(owner_id: usize, future: T, scheduler: S) -> Box<Cell<T, S>> {
-        Box::new(Cell {
+    pub(crate) fn new(owner_id: usize, future: T, scheduler: S) -> KeptBox<Cell<T, S>> {
+        KeptBox::new(Cell {
             header: Header {
                 state: State::new(),
                 vtable: raw::vtable::<T, S>(),

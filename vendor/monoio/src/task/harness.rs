@@ -99,7 +99,7 @@ where
         self.core().stage.with_mut(drop);
 
         unsafe {
-            drop(Box::from_raw(self.cell.as_ptr()));
+            drop(crate::utils::kept::KeptBox::from_raw(self.cell)); // Ringway
         }
     }
 

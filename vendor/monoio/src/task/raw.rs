@@ -53,8 +53,8 @@ impl RawTask {
         T: Future,
         S: Schedule,
     {
-        let ptr = Box::into_raw(Cell::new(owner_id, task, scheduler));
-        let ptr = unsafe { NonNull::new_unchecked(ptr as *mut Header) };
+        // Ringway: in a box whose memory is kept
+        let ptr = Cell::new(owner_id, task, scheduler).into_raw().cast();
 
         RawTask { ptr }
     }

@@ -1,6 +1,7 @@
 //! Common utils
 
 pub(crate) mod box_into_inner;
+pub mod kept;
 pub(crate) mod linked_list;
 #[allow(dead_code)]
 pub(crate) mod slab;

@@ -52,6 +52,9 @@ pub(crate) struct Recv<T> {
 
     /// Ringway: it may begin later.
     later: bool,
+
+    /// Ringway: the turn in which it was asked for.
+    pub(crate) turn: u64,
 }
 
 impl<T: IoBufMut> Op<Recv<T>> {
@@ -61,7 +64,8 @@ impl<T: IoBufMut> Op<Recv<T>> {
 
     /// Ringway: for `io/held.rs`.
     pub(crate) fn recv_held(fd: SharedFd, buf: T, later: bool) -> io::Result<Self> {
-        Op::submit_with(Recv { fd, buf, later })
+        let turn = crate::turn::number();
+        Op::submit_with(Recv { fd, buf, later, turn })
     }
 
     #[allow(unused)]
@@ -70,6 +74,7 @@ impl<T: IoBufMut> Op<Recv<T>> {
             fd: fd.clone(),
             buf,
             later: false,
+            turn: 0,
         }
     }
 

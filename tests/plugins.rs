@@ -80,6 +80,26 @@ fn real_ip_believes_only_whom_it_trusts() {
     assert_eq!(seen("real-ip: {source: http_x_forwarded_for}", "X-Forwarded-For: rubbish\r\n"), "127.0.0.1");
 }
 
+/// A route that is an upstream and nothing else still has what global rules and consumers bring.
+#[test]
+fn a_plain_route_has_the_plugins_of_global_rules_and_consumers() {
+    let (upstream, other) = (Upstream::answering(|_| ok(b"own")), Upstream::answering(|_| ok(b"other")));
+    let resources = format!(
+        "consumers:\n  - {{username: alice, plugins: {{key-auth: {{key: k1}}, response-rewrite: {{headers: {{set: {{X-Who: alice}}}}}}}}}}\n\
+         global_rules:\n  - {{id: auth, plugins: {{key-auth: {{}}}}}}\n  \
+         - {{id: split, plugins: {{traffic-split: {{rules: [{{match: [{{vars: [[arg_to, ==, other]]}}], weighted_upstreams: [{{upstream: {}}}]}}]}}}}}}\n\
+         routes:\n  - {{id: plain, uri: /*, upstream: {}}}",
+        other.nodes(),
+        upstream.nodes()
+    );
+    let gateway = Gateway::start("epoll", "", &resources);
+    assert_eq!(gateway.get("/").status, 401);
+    let known = gateway.get("/?apikey=k1");
+    assert_eq!((known.status, known.text().as_str(), known.header("x-who")), (200, "own", Some("alice")));
+    let split = gateway.get("/?apikey=k1&to=other");
+    assert_eq!((split.text().as_str(), split.header("x-who")), ("other", Some("alice")));
+}
+
 #[test]
 fn client_control_bounds_bodies_with_and_without_a_length() {
     let upstream = Upstream::echoing();

@@ -171,7 +171,13 @@ fn bodies_that_come_with_their_head_arrive_whole_and_nothing_behind_them_does() 
     };
     for driver in drivers() {
         let upstream = Upstream::echoing();
-        let gateway = Gateway::start(driver, "", &all(&upstream));
+        let rewritten = format!(
+            "{}\n  - {{id: long, uri: /long, plugins: {{proxy-rewrite: {{headers: {{set: {{X-Room: {}}}}}}}}}, upstream: {}}}",
+            all(&upstream),
+            &text[..700],
+            upstream.nodes()
+        );
+        let gateway = Gateway::start(driver, "  limits: {body_bytes: 40000}\n", &rewritten);
         let mut client = gateway.connect();
         let mut lines = 0;
         for (method, len) in [("POST", 2_049), ("POST", 5_000), ("PUT", 5_000), ("POST", 7_900), ("POST", 40_000)] {
@@ -191,6 +197,17 @@ fn bodies_that_come_with_their_head_arrive_whole_and_nothing_behind_them_does() 
                 assert_eq!((line["reason"].as_str(), line["request_length"].as_u64()), (Some("done"), Some(one.len() as u64)));
             }
         }
+        let post = |path: &str, len: usize, body: &str| {
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len}\r\n\r\n{body}")
+        };
+        client.send(post("/long", 3_000, &text[..3_000]).as_bytes());
+        let seen = client.answer().text();
+        assert!(
+            seen.contains(&text[..700]) && seen.ends_with(&format!("\r\n\r\n{}", &text[..3_000])),
+            "no room in front: {seen}"
+        );
+        client.send(post("/", 40_001, &text[..5_000]).as_bytes());
+        assert_eq!(client.answer().status, 413, "{driver}");
     }
 }
 

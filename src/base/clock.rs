@@ -1,5 +1,5 @@
 //! Time: the only place that asks the operating system. A thread's clock is cached: what a turn of its loop does happens at one
-//! time, unless it matters. So requests share the readings, as in nginx.
+//! time, unless more is asked for. So requests share the readings, as in nginx.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -53,7 +53,7 @@ pub fn read() -> Tick {
 
 const NANOS: u64 = 1_000_000_000;
 
-/// The thread's cached time; at most as old as the turn of its loop in which an operation or a sleep last ended.
+/// The thread's cached time; at most as old as the turn of its loop in which something was received or a sleep ended last.
 pub fn now() -> Tick {
     let now = NOW.get();
     if now.0 == 0 { refresh() } else { now }

@@ -141,7 +141,7 @@ impl<F: Future<Output = ()>> Future for Guarded<F> {
     }
 }
 
-/// An operation has ended: the thread's time moves on, once in a turn of its loop.
+/// Something was received: the thread's time moves on, once in a turn of its loop.
 #[inline]
 pub fn time_moves() {
     clock::refresh_once(monoio::turn::number());

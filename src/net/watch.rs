@@ -37,7 +37,8 @@ pub enum Wait {
     Pooled,
 }
 
-/// Width of a sweep: deadlines fire at most this much late.
+/// Width of a sweep: deadlines fire at most this much late. They may fire as much early as the turn was old in which they were
+/// set, since a turn has one time.
 pub const SWEEP: Duration = Duration::from_millis(50);
 
 /// The deadline of one connection, and how far its sending has come: what both directions and the sweeper share.

@@ -66,7 +66,7 @@ pub fn run(
                 ended => return Err(waiting.client.unwrap_or_else(|| ended_early(ctx, up, ended, waiting.broken))),
             };
             if ctx.inside_nanos > 0 {
-                clock::refresh();
+                clock::refresh(); // the time inside the worker goes on now, not with the turn's begin
             }
             up.stream.watch().touch();
             ctx.response.fields.received_mut().join(chunk);

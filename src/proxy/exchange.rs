@@ -13,7 +13,6 @@ use super::{answer, prelude, respond};
 use crate::base::clock::{self, Tick};
 use crate::base::count::Bound;
 use crate::base::error::{Error, Kind, Side};
-use crate::net::rt;
 use crate::plugin::chain::{Chain, Merged};
 use crate::plugin::ctx::{BodyPlan, ConnInfo, Parts};
 use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
@@ -31,9 +30,9 @@ pub(super) struct Exchange<'e> {
     pub(super) down: &'e mut Downstream,
     pub(super) upload: Upload,
     pub(super) route: Option<&'e Arc<Route>>,
-    /// Where a route leads that is nothing but that: it is not looked at then.
+    /// Its upstream, if there is nothing else to the route: the route itself is not read then.
     pub(super) plain: Option<&'e Arc<Spec>>,
-    /// The plugins of another.
+    /// Its plugins, if there may be any.
     pub(super) chain: Option<&'e Chain>,
     pub(super) merged: Option<Rc<Merged>>,
     pub(super) forwarded_applied: bool,
@@ -329,8 +328,7 @@ impl<'e> Exchange<'e> {
 
     /// The log phase.
     fn finish(&mut self, ctx: &mut Ctx<'e>) {
-        rt::time_moves();
-        ctx.sent.total = clock::now().since(ctx.started);
+        ctx.sent.total = clock::refresh().since(ctx.started); // what was done in this turn counts
         self.core.counters.bytes_out.add(ctx.sent.bytes);
         if let Some(spec) = self.judges {
             self.judge(ctx, spec);

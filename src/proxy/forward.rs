@@ -76,6 +76,9 @@ impl<'e> Exchange<'e> {
             let own = if self.plain.is_some() { None } else { route.timeout.as_deref() };
             let deadlines = Deadlines { upstream: own.unwrap_or(&spec.timeout), client: timeouts };
             let websocket = ctx.request.upgrades_websocket && route.websocket;
+            if self.upload.says_too_much() {
+                return cold(self.body_failed(ctx, Error::new(Side::Downstream, Kind::TooLarge))).await;
+            }
             if self.has_work_before(ctx)
                 && let Err(error) = cold(self.before_node(ctx, spec, &deadlines)).await
             {

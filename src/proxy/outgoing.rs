@@ -20,7 +20,7 @@ const OWN: KnownSet =
 const OWN_FORWARDED: KnownSet =
     OWN.with(Known::XForwardedProto).with(Known::XForwardedHost).with(Known::XForwardedPort).with(Known::Forwarded);
 
-/// Writes the request head for a node. The body's first bytes follow by [`super::upload::Upload::begin`].
+/// Writes the request head for a node. The body's first bytes are [`super::upload::Upload`]'s, who copies them behind it or not.
 #[inline(always)] // on every request's way; its other caller makes copies of requests
 pub fn write(ctx: &Ctx<'_>, spec: &Spec, node: u16, websocket: bool, forwarded_applied: bool, paths: &Paths) -> Chunk {
     let request = &*ctx.request;

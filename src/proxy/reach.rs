@@ -258,8 +258,10 @@ impl<'e> Exchange<'e> {
 
     /// A connection out of the pool that its node has not closed.
     fn pooled(&self, cx: &mut Context<'_>, pool: PoolId) -> Option<Box<Connection>> {
+        let mut again = false;
         loop {
-            let taken = self.core.pools.borrow_mut().take(pool);
+            let taken = self.core.pools.borrow_mut().take(pool, again);
+            again = true;
             let Some(mut up) = taken else {
                 self.core.counters.pool_misses.add(1);
                 return None;
@@ -277,12 +279,12 @@ impl<'e> Exchange<'e> {
         let mut out = outgoing::write(ctx, spec, node, websocket, self.forwarded_applied, &self.view.snapshot.gateway.paths);
         let behind_head = ctx.request.fields.received().filled().get(ctx.request.head_bytes..).unwrap_or_default();
         if self.upload.may_begin_in_place(behind_head.len(), ctx.request.method) {
-            self.upload.begin_in_place(ctx.request, self.down, &mut out)?;
+            self.upload.begin_in_place(ctx.request, &mut out)?;
         } else {
             self.upload.begin(behind_head, &mut out)?;
         }
         if self.core.is_sampled() && clock::now() == ctx.started {
-            // Whole at once, and nothing was waited for since: else the thread's time would have moved on.
+            // Whole at once, and nothing was waited for since but within this turn: else the thread's time would have moved on.
             ctx.inside_nanos = u32::try_from(clock::read().since(ctx.started).as_nanos()).unwrap_or(u32::MAX);
         }
         Ok(out)

@@ -22,7 +22,7 @@ pub struct Upload {
     framing: Framing,
     read_whole: bool,
     sent_whole: bool,
-    beyond_head: bool,
+    given_away: bool,
     gathered: Option<Box<Gathered>>,
     /// Bytes of the body that came along with the head and belong to it.
     pub with_head: usize,
@@ -44,7 +44,7 @@ impl Upload {
             framing,
             read_whole: empty,
             sent_whole: empty,
-            beyond_head: false,
+            given_away: false,
             gathered: None,
             with_head: 0,
             taken: 0,
@@ -58,6 +58,11 @@ impl Upload {
         self.limit = limit;
     }
 
+    /// Its length, which the head says, is above the limit: it is not to be waited for.
+    pub fn says_too_much(&self) -> bool {
+        matches!(self.shape, BodyShape::Length(length) if self.limit > 0 && length > self.limit)
+    }
+
     /// All of it was read from the client.
     pub fn read_whole(&self) -> bool {
         self.read_whole
@@ -68,9 +73,9 @@ impl Upload {
         self.sent_whole
     }
 
-    /// A second try can send it again: nothing of it was read but what lies behind the head.
+    /// A second try can send it again: what was read of it lies behind the head still.
     pub fn replayable(&self) -> bool {
-        !self.beyond_head
+        !self.given_away
     }
 
     /// Begins (again): appends what came along with the head, `behind_head`, to the request that goes out.
@@ -86,6 +91,7 @@ impl Upload {
             self.sent_whole = false;
             return Ok(());
         }
+        debug_assert!(self.replayable(), "there would be a hole in it");
         self.taken = 0;
         if self.start_is_empty() {
             return Ok(());
@@ -99,25 +105,27 @@ impl Upload {
         self.count(data)
     }
 
-    /// True where much of the body came along with the head and need not be kept for a second try.
+    /// True where much of the body came along with the head, nothing came behind it, and it need not be kept for a second try.
     pub fn may_begin_in_place(&self, behind_head: usize, method: Method) -> bool {
-        behind_head > limits::COPIED_BYTES && !self.read_whole && self.gathered.is_none() && !method.is_idempotent()
+        let BodyShape::Length(length) = self.shape else { return false };
+        let much = behind_head > limits::COPIED_BYTES && behind_head as u64 <= length;
+        much && self.gathered.is_none() && !method.is_idempotent()
     }
 
     /// Begins with what came along with the head where it lies: the head that goes out (`out`) is put in front of it.
     ///
     /// # Errors
-    /// As above.
-    pub fn begin_in_place(&mut self, head: &mut RequestHead, down: &mut Downstream, out: &mut Chunk) -> Result<(), Error> {
+    /// If it is longer than its limit; the client's fault.
+    pub fn begin_in_place(&mut self, head: &mut RequestHead, out: &mut Chunk) -> Result<(), Error> {
         let input = head.fields.take_behind(head.head_bytes);
-        let before = self.received;
-        self.beyond_head = true;
+        self.given_away = true;
         self.sent_whole = false;
-        let piece = self.decode(self.framing, input, down)?;
-        self.with_head = (self.received - before) as usize;
-        self.received = before;
-        emit::put_chunk(out, piece);
-        Ok(())
+        self.with_head = input.len();
+        let reframed = reframe::reframe(&mut self.decoder, self.framing, input)
+            .map_err(|_| Error::new(Side::Downstream, Kind::Malformed))?;
+        self.read_whole = reframed.done;
+        emit::put_chunk(out, reframed.out);
+        self.count(reframed.data)
     }
 
     /// Reads on, before anything goes out, until the body is whole or `most` bytes of it are there. `keep` says whether the
@@ -218,7 +226,7 @@ impl Upload {
             if input.is_empty() {
                 return Poll::Ready(Err(ended(down)));
             }
-            self.beyond_head = true;
+            self.given_away = true;
             let out = self.decode(self.framing, input, down)?;
             if !out.is_empty() {
                 up.watch().arm(Wait::Send, send_timeout);

@@ -1,5 +1,5 @@
-//! The index: exact texts in a hash map, prefixes in a compressed trie whose entries know the next shorter one, packed once it
-//! is whole.
+//! The index: exact texts in a hash map, prefixes in a compressed trie, packed once it is whole. What it leads to knows the next
+//! shorter one.
 //!
 //! Not matchit: it allocates where a literal hides a wildcard, takes `&str` only (a decoded path is bytes), gives one match
 //! without the shorter ones behind it, and slows down with the number of routes.

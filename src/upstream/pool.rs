@@ -181,12 +181,12 @@ impl Pools {
     }
 
     /// The idle connection used last, else one that another worker can spare. Its node may have closed it:
-    /// [`Connection::poll_recv`] tells.
-    pub fn take(&mut self, pool: PoolId) -> Option<Box<Connection>> {
+    /// [`Connection::poll_recv`] tells, and it is asked `again`.
+    pub fn take(&mut self, pool: PoolId, again: bool) -> Option<Box<Connection>> {
         let now = clock::now();
         let known = self.get(pool)?;
-        if now != known.asked {
-            known.rare = now.since(known.asked) >= limits::SPARE_AFTER; // once per request, though it may ask again
+        if !again {
+            known.rare = now.since(known.asked) >= limits::SPARE_AFTER;
             known.asked = now;
         }
         let Some(kept) = known.idle.pop() else { return self.borrow(pool) };

@@ -150,6 +150,7 @@ impl<D> Runtime<D> {
 
                 let mut join = std::pin::pin!(join);
                 set_poll();
+                crate::turn::next(); // Ringway: a runtime before may have ended within a turn
                 loop {
                     loop {
                         // Consume all tasks(with max round to prevent io starvation)

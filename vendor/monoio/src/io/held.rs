@@ -81,7 +81,7 @@ impl<T: IoBufMut> Receive<T> {
     /// Lets it begin later, if it has not begun.
     #[inline]
     pub fn put_off(&self) {
-        // Those of turns before have begun.
+        // Those of turns before have begun, or wait already.
         if self.0.data.as_ref().is_some_and(|receive| receive.turn == crate::turn::number()) {
             self.0.put_off();
         }

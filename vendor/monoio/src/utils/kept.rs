@@ -12,7 +12,8 @@ use std::{
     ptr::NonNull,
 };
 
-/// Layouts of which a thread keeps memory: those that were given back first.
+/// Layouts of which a thread keeps memory: those that were given back first, as long as it lives. A worker has some seven kinds
+/// of tasks and futures.
 const LAYOUTS: usize = 8;
 /// Blocks of each that it keeps.
 const BLOCKS: usize = 128;

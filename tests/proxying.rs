@@ -207,7 +207,9 @@ fn bodies_that_come_with_their_head_arrive_whole_and_nothing_behind_them_does() 
             "no room in front: {seen}"
         );
         client.send(post("/", 40_001, &text[..5_000]).as_bytes());
-        assert_eq!(client.answer().status, 413, "{driver}");
+        assert_eq!(client.answer().status, 413, "{driver}: the rest is not waited for");
+        let asks = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40001\r\nExpect: 100-continue\r\n\r\n";
+        assert_eq!(gateway.ask(asks).status, 413, "{driver}: nor is it asked for");
     }
 }
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use monoio::utils::kept::KeptBox;
+use monoio::utils::kept::{self, KeptBox};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use crate::base::clock;
@@ -153,6 +153,11 @@ pub fn aside<F: Future>(future: F) -> Pin<impl DerefMut<Target = F>> {
     KeptBox::pin(future)
 }
 
+/// Gives the memory that is kept for what is put aside, and for tasks, back to the allocator.
+pub fn give_back() {
+    kept::give_back();
+}
+
 /// Sleeps; whole milliseconds, rounded up. The thread's time has moved on then.
 pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
@@ -231,5 +236,30 @@ mod tests {
         assert_ne!(at, other);
         drop((second, third));
         assert_eq!(Rc::strong_count(&held), 1);
+        give_back();
+        drop(aside(one(held.clone())));
+        assert_eq!(Rc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn memory_of_what_panics_while_it_is_dropped_is_kept_once() {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("as the test wants it");
+            }
+        }
+        let one = || async {
+            let _panics = Panics;
+            std::future::pending::<()>().await;
+        };
+        let mut future = aside(one());
+        let polled = future.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+        assert!(polled.is_pending());
+        let at = std::ptr::from_ref(&*future).addr();
+        assert!(std::panic::catch_unwind(AssertUnwindSafe(|| drop(future))).is_err());
+        let (first, second) = (aside(one()), aside(one()));
+        assert_eq!(std::ptr::from_ref(&*first).addr(), at);
+        assert_ne!(std::ptr::from_ref(&*second).addr(), at);
     }
 }

@@ -206,6 +206,7 @@ impl Core {
         let short = pressure > Pressure::Calm;
         if short {
             crate::base::buf::give_back();
+            crate::net::rt::give_back();
         }
         self.pools.borrow_mut().follow_pressure(short);
     }

@@ -24,6 +24,9 @@ pub struct KeptBox<T> {
     owns: PhantomData<T>,
 }
 
+// The value does not move with the box.
+impl<T> Unpin for KeptBox<T> {}
+
 impl<T> KeptBox<T> {
     /// Moves a value there.
     #[inline]
@@ -112,6 +115,11 @@ impl Drop for Shelf {
 
 thread_local! {
     static SHELVES: RefCell<Vec<Shelf>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Gives what this thread keeps back to the allocator.
+pub fn give_back() {
+    let _gone = SHELVES.try_with(|shelves| shelves.take());
 }
 
 #[inline]

@@ -191,10 +191,14 @@ fn bodies_that_come_with_their_head_arrive_whole_and_nothing_behind_them_does() 
                 assert!(seen.starts_with(&format!("{method} /{len} HTTP/1.1\r\nHost: a\r\n")), "{driver} {seen}");
                 assert!(seen.ends_with(&format!("\r\n\r\n{body}")), "{driver} {method} {len} {framing}: {}", seen.len());
                 assert!(client.answer().text().starts_with("GET /behind HTTP/1.1\r\n"), "{driver} {method} {len} {framing}");
-                lines += 2;
+                client.send(one.as_bytes());
+                let alone = client.answer().text();
+                assert_eq!(alone, seen, "{driver} {method} {len} {framing}: with nothing behind it");
+                lines += 3;
                 let log = gateway.log(lines);
-                let line = &log[lines - 2];
+                let line = &log[lines - 3];
                 assert_eq!((line["reason"].as_str(), line["request_length"].as_u64()), (Some("done"), Some(one.len() as u64)));
+                assert_eq!(log[lines - 1]["request_length"].as_u64(), Some(one.len() as u64));
             }
         }
         let post = |path: &str, len: usize, body: &str| {

@@ -18,7 +18,7 @@ use crate::proto::h1::{self, HeadLimits, Progress};
 use crate::proto::message::Reason;
 use crate::proxy::prelude;
 use crate::route::Outcome;
-use crate::snapshot::{Entry, Route, Snapshot, Target};
+use crate::snapshot::{Route, RouteEntry, Snapshot, Target};
 
 /// Say which route a request would take and why, with its plugins and its upstream.
 ///
@@ -136,7 +136,7 @@ fn render(snapshot: &Snapshot, ctx: &Ctx<'_>, files: &[&str]) -> (String, bool) 
     let considered = snapshot.table.explain(&ask);
     let (mut matched, mut passed) = (None, String::new());
     for candidate in &considered {
-        let Some(Entry { route, .. }) = snapshot.routes.get(candidate.route as usize) else { continue };
+        let Some(RouteEntry { route, .. }) = snapshot.routes.get(candidate.route as usize) else { continue };
         let pattern = route.model.uris.get(usize::from(candidate.uri)).map_or("", String::as_str);
         let name = format!("{} (uri {pattern}, priority {}, {})", route.info.id, route.model.priority, place(route, files));
         match &candidate.outcome {

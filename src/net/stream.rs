@@ -132,11 +132,6 @@ impl Stream {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// True while a receive is in flight.
-    pub fn receiving(&self) -> bool {
-        self.recv.busy()
-    }
-
     /// Starts sending a chunk's window, whole. Must not be called while [`Stream::sending`].
     #[inline]
     pub fn start_send(&mut self, chunk: Chunk) {
@@ -166,7 +161,7 @@ impl Stream {
     }
 
     /// True while something is on its way out, the owner's or TLS's own.
-    pub fn busy(&self) -> bool {
+    pub(super) fn busy(&self) -> bool {
         self.send.busy()
     }
 
@@ -252,9 +247,9 @@ impl Stream {
         ended.is_err_and(|error| error.raw_os_error() == Some(libc::ECANCELED))
     }
 
-    /// Nothing is in flight, and there is nothing to say any more: dropping it is all that closing it takes.
-    pub fn is_done(&self) -> bool {
-        self.session.is_none() && !self.recv.busy() && !self.send.busy()
+    /// True while an operation is in flight, which [`Stream::close`] waits for; else dropping it is all that closing it takes.
+    pub fn in_flight(&self) -> bool {
+        self.recv.busy() || self.send.busy()
     }
 
     /// Lets the operations in flight finish on a connection that is shut down, then closes it.
@@ -262,7 +257,7 @@ impl Stream {
         if self.session.is_some() {
             self.say_goodbye();
         }
-        if self.recv.busy() || self.send.busy() {
+        if self.in_flight() {
             self.shut();
         }
         poll_fn(|cx| {
@@ -288,7 +283,7 @@ impl Drop for Stream {
         if self.session.is_some() {
             self.say_goodbye();
         }
-        if self.recv.busy() || self.send.busy() {
+        if self.in_flight() {
             self.shut();
         }
     }

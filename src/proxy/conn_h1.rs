@@ -62,10 +62,10 @@ pub fn serve(
                 }
             }
         }
-        if down.stream.is_done() {
-            drop(down);
-        } else {
+        if down.stream.in_flight() {
             exchange::cold(down.stream.close()).await;
+        } else {
+            drop(down);
         }
         drop(guard);
     }

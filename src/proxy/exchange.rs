@@ -19,7 +19,7 @@ use crate::plugin::{Answer, AnswerBody, Ctx, Phases};
 use crate::proto::h1::HeadFault;
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::snapshot::published::Pressure;
-use crate::snapshot::{Entry, Route, Snapshot};
+use crate::snapshot::{Route, RouteEntry, Snapshot};
 use crate::upstream::health::Verdict;
 use crate::upstream::{Node, Owed, Spec};
 
@@ -29,11 +29,7 @@ pub(super) struct Exchange<'e> {
     pub(super) view: &'e View,
     pub(super) down: &'e mut Downstream,
     pub(super) upload: Upload,
-    pub(super) route: Option<&'e Arc<Route>>,
-    /// Its upstream, if there is nothing else to the route: the route itself is not read then.
-    pub(super) plain: Option<&'e Arc<Spec>>,
-    /// Its plugins, if there may be any.
-    pub(super) chain: Option<&'e Chain>,
+    pub(super) route: Option<&'e RouteEntry>,
     pub(super) merged: Option<Rc<Merged>>,
     pub(super) forwarded_applied: bool,
     /// The upstream, where what its nodes do to requests counts for whether they get more.
@@ -98,9 +94,8 @@ pub async fn refuse(
 
 impl<'e> Exchange<'e> {
     fn new(core: &'e Rc<Core>, view: &'e View, down: &'e mut Downstream, upload: Upload) -> Self {
-        let (route, plain, chain, merged, forwarded_applied, judges, owed) =
-            (None, None, None, None, false, None, Owed::default());
-        Self { core, view, down, upload, route, plain, chain, merged, forwarded_applied, judges, owed }
+        let (route, merged, forwarded_applied, judges, owed) = (None, None, false, None, Owed::default());
+        Self { core, view, down, upload, route, merged, forwarded_applied, judges, owed }
     }
 
     pub(super) fn snapshot(&self) -> &'e Snapshot {
@@ -119,9 +114,9 @@ impl<'e> Exchange<'e> {
             self.forwarded_applied = prelude::forwarded(ctx, &snapshot.gateway, snapshot.reads_forwarded);
             self.find_route(ctx);
             let ended = match self.route {
-                Some(_) if self.plain.is_some() && snapshot.global.is_empty() => None,
-                Some(route) => {
-                    let answer = self.request_phases(ctx, route).await;
+                Some(entry) if entry.plain.is_some() && snapshot.global.is_empty() => None,
+                Some(entry) => {
+                    let answer = self.request_phases(ctx, &entry.route).await;
                     if let Some(limit) = ctx.extras().and_then(|extras| extras.body_limit) {
                         self.upload.set_limit(limit);
                     }
@@ -137,7 +132,7 @@ impl<'e> Exchange<'e> {
             };
             match (ended, self.route) {
                 (Some(answer), _) => cold(self.answer(ctx, *answer)).await, // boxed: none is there while a node is asked
-                (None, Some(route)) => self.proxy(ctx, route).await,
+                (None, Some(entry)) => self.proxy(ctx, entry).await,
                 (None, None) => cold(self.answer(ctx, Answer::page(500))).await,
             }
         }
@@ -160,12 +155,11 @@ impl<'e> Exchange<'e> {
             snapshot.table.captures(&found, ask.path, &mut captures);
             *ctx.captures = captures;
         }
-        let Some(Entry { route, plain }) = snapshot.routes.get(found.route as usize) else { return };
-        ctx.route = Some(&route.info);
+        let Some(entry) = snapshot.routes.get(found.route as usize) else { return };
+        ctx.route = Some(&entry.route.info);
         ctx.matched_uri = found.uri;
         ctx.matched_host = found.host;
-        (self.route, self.plain) = (Some(route), plain.as_ref());
-        self.chain = if plain.is_some() { None } else { Some(&route.chain) };
+        self.route = Some(entry);
     }
 
     /// Global rules alone, for requests without a route.
@@ -206,7 +200,7 @@ impl<'e> Exchange<'e> {
         if let Some(answer) = phase(global, Phases::ACCESS, ctx).await {
             return Some(answer);
         }
-        phase(own_chain(&self.merged, self.chain)?, Phases::ACCESS, ctx).await
+        phase(own_chain(&self.merged, self.route)?, Phases::ACCESS, ctx).await
     }
 
     /// Writes the forwarded fields into the request for plugins that look at them, once.
@@ -219,7 +213,7 @@ impl<'e> Exchange<'e> {
     /// Runs `with` on the global chain, then on the route's (merged with the consumer's).
     pub(super) fn each_chain(&self, mut with: impl FnMut(&Chain)) {
         with(&self.view.snapshot.global);
-        if let Some(own) = own_chain(&self.merged, self.chain) {
+        if let Some(own) = own_chain(&self.merged, self.route) {
             with(own);
         }
     }
@@ -339,7 +333,7 @@ impl<'e> Exchange<'e> {
             latency.note((last.connect + last.total).as_secs_f64(), clock::now());
         }
         self.core.count(ctx.reason);
-        let own = own_chain(&self.merged, self.chain);
+        let own = own_chain(&self.merged, self.route);
         self.view.snapshot.global.run_log(ctx, own);
         if let Some(own) = own {
             own.run_log(ctx, None);
@@ -386,8 +380,8 @@ impl Exchange<'_> {
 }
 
 /// The chain of the route, merged with the consumer's where there is one.
-pub(super) fn own_chain<'c>(merged: &'c Option<Rc<Merged>>, own: Option<&'c Chain>) -> Option<&'c Chain> {
-    merged.as_deref().map(|merged| &merged.chain).or(own)
+pub(super) fn own_chain<'c>(merged: &'c Option<Rc<Merged>>, route: Option<&'c RouteEntry>) -> Option<&'c Chain> {
+    merged.as_deref().map(|merged| &merged.chain).or_else(|| route?.chain())
 }
 
 /// Keeps a way that few requests take out of the exchange's own future, which every connection carries and every request

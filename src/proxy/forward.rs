@@ -21,7 +21,7 @@ use crate::plugin::ctx::{BodyPlan, Source};
 use crate::plugin::{Answer, Ctx};
 use crate::proto::message::{BodyShape, Known, Reason};
 use crate::proto::websocket;
-use crate::snapshot::{Route, Target};
+use crate::snapshot::{RouteEntry, Target};
 use crate::upstream::pool;
 use crate::upstream::{Connection, Picked, Spec};
 
@@ -56,10 +56,11 @@ impl Done {
 
 impl<'e> Exchange<'e> {
     /// Forwards the request and delivers the answer.
-    pub(super) fn proxy(&mut self, ctx: &mut Ctx<'e>, route: &'e Arc<Route>) -> impl Future<Output = After> {
+    pub(super) fn proxy(&mut self, ctx: &mut Ctx<'e>, entry: &'e RouteEntry) -> impl Future<Output = After> {
         async move {
             let chosen = ctx.upstream.and_then(|slot| self.view.snapshot.upstreams.get(&slot));
-            let spec = match (chosen.or(self.plain), &route.target) {
+            let RouteEntry { route, plain } = entry;
+            let spec = match (chosen.or(plain.as_ref()), &route.target) {
                 (Some(spec), _) | (None, Target::Upstream(spec)) => spec,
                 (None, Target::Broken(status)) => {
                     ctx.reason = Reason::RouteBroken;
@@ -73,7 +74,7 @@ impl<'e> Exchange<'e> {
             let passive = spec.checks.as_ref().is_some_and(|checks| checks.passive.is_some());
             self.judges = (passive || spec.policy.outlier.is_some()).then_some(spec);
             let timeouts = &self.view.snapshot.gateway.timeouts;
-            let own = if self.plain.is_some() { None } else { route.timeout.as_deref() };
+            let own = if plain.is_some() { None } else { route.timeout.as_deref() };
             let deadlines = Deadlines { upstream: own.unwrap_or(&spec.timeout), client: timeouts };
             let websocket = ctx.request.upgrades_websocket && route.websocket;
             if self.upload.says_too_much() {
@@ -305,7 +306,7 @@ impl<'e> Exchange<'e> {
         let keep = self.keeps(ctx);
         let manner = respond::manner(ctx, keep, None, true);
         let head = respond::write(ctx, &manner, super::core::date().as_bytes());
-        let own = own_chain(&self.merged, self.chain);
+        let own = own_chain(&self.merged, self.route);
         let chains = [Some(&self.view.snapshot.global), own].into_iter().flatten().collect();
         let upload = &mut self.upload;
         let streamed = match manner.bodyless {

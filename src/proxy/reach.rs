@@ -164,7 +164,7 @@ impl<'e> Exchange<'e> {
     }
 
     async fn before_proxy(&self, ctx: &mut Ctx<'e>) -> Result<(), Failure> {
-        let own = own_chain(&self.merged, self.chain);
+        let own = own_chain(&self.merged, self.route);
         for chain in [Some(&self.view.snapshot.global), own].into_iter().flatten() {
             if let Some(answer) = phase(chain, Phases::BEFORE_PROXY, ctx).await {
                 return Err(Failure::Answer(Box::new(answer)));

@@ -113,10 +113,10 @@ impl Trie {
         let mut at = 0;
         while let Some(&number) = inner.get(at) {
             order.push(number);
-            let children = self.nodes[number].children.iter().map(|child| child.1 as usize);
-            let (leaves, more): (Vec<_>, Vec<_>) = children.partition(|&child| self.nodes[child].children.is_empty());
-            order.extend(leaves);
-            inner.extend(more);
+            for child in self.nodes[number].children.iter().map(|child| child.1 as usize) {
+                let list = if self.nodes[child].children.is_empty() { &mut order } else { &mut inner };
+                list.push(child);
+            }
             at += 1;
         }
         order

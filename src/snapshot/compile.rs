@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use serde_json::Value as Json;
 
 use super::specs::Specs;
-use super::{ConsumerLayer, Entry, Route, Snapshot, Target};
+use super::{ConsumerLayer, Route, RouteEntry, Snapshot, Target};
 use crate::base::limits;
 use crate::config::Loaded;
 use crate::config::gateway::Gateway;
@@ -75,7 +75,7 @@ pub fn compile(loaded: Loaded, epoch: u64, previous: Option<&Arc<Snapshot>>, nam
         request_limit: Some(gateway.timeouts.request).filter(|limit| !limit.is_zero()),
         lifetime: Some(gateway.timeouts.lifetime).filter(|limit| !limit.is_zero()),
         gateway,
-        routes: routes.into_iter().map(Entry::of).collect(),
+        routes: routes.into_iter().map(RouteEntry::of).collect(),
         global,
         consumers,
         consumer_layers,

@@ -32,7 +32,7 @@ pub struct Snapshot {
     /// The index over the routes.
     pub table: Table,
     /// Routes by their number in the table.
-    pub routes: Vec<Entry>,
+    pub routes: Vec<RouteEntry>,
     /// All global rules as one chain.
     pub global: Chain,
     /// Consumers by credential.
@@ -68,14 +68,19 @@ impl std::fmt::Debug for Snapshot {
 }
 
 /// A route in the epoch's list. Where routes are many, each line of a cache counts: of a plain route requests read this alone.
-pub struct Entry {
+pub struct RouteEntry {
     /// The route.
     pub route: Arc<Route>,
     /// Where it leads, if there is nothing else to it: no plugins, no deadlines of its own.
     pub plain: Option<Arc<Spec>>,
 }
 
-impl Entry {
+impl RouteEntry {
+    /// Its plugins, where it is more than an upstream.
+    pub fn chain(&self) -> Option<&Chain> {
+        if self.plain.is_some() { None } else { Some(&self.route.chain) }
+    }
+
     fn of(route: Arc<Route>) -> Self {
         let plain = match &route.target {
             Target::Upstream(spec) if route.chain.is_empty() && route.timeout.is_none() => Some(spec.clone()),

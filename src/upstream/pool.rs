@@ -365,7 +365,7 @@ async fn leave(kept: Idle, spares: Arc<Spares>) {
 pub fn retire(connection: Box<Connection>) {
     let Connection { stream, open, .. } = *connection;
     drop(open);
-    if stream.receiving() || stream.busy() {
+    if stream.in_flight() {
         rt::spawn(stream.close());
     }
 }
